@@ -1,0 +1,29 @@
+# Two commands do everything on a fresh machine: `make run` and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: run test check campaign clean
+
+run: $(STAMP)  ## install, then run every method on the embedded world
+	$(BIN)/harness run --all
+
+test: $(STAMP) check  ## lint, types, import rules, tests
+	$(BIN)/pytest -q -n 2 -m "not slow"
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+campaign: $(STAMP)  ## minutes to an hour: what the world must show, and kill -9 over and over
+	$(BIN)/pytest -q -m slow
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $(STAMP)
+
+clean:
+	rm -rf .venv build dist

@@ -1,0 +1,54 @@
+"""harness: what does each post-training method buy, and what does it cost?"""
+
+from harness.contracts import (
+    Answer,
+    Completion,
+    Conversation,
+    Dataset,
+    DatasetSpec,
+    Device,
+    DeviceSpec,
+    Message,
+    Method,
+    Metric,
+    Model,
+    ModelSize,
+    ModelSpec,
+    Pair,
+    Problem,
+    Prompt,
+    Scores,
+    Stepwise,
+    TrainingData,
+)
+from harness.hookspecs import hookimpl
+from harness.meter import BudgetSpentError, DivergedError, Ledger, Run
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Answer",
+    "BudgetSpentError",
+    "Completion",
+    "Conversation",
+    "Dataset",
+    "DatasetSpec",
+    "Device",
+    "DeviceSpec",
+    "DivergedError",
+    "Ledger",
+    "Message",
+    "Method",
+    "Metric",
+    "Model",
+    "ModelSize",
+    "ModelSpec",
+    "Pair",
+    "Problem",
+    "Prompt",
+    "Run",
+    "Scores",
+    "Stepwise",
+    "TrainingData",
+    "hookimpl",
+]

@@ -1,0 +1,429 @@
+"""One job of a run, inside a worker: train a stage, answer and verify the test problems, or time the answering.
+
+Everything enters as JSON and leaves as records in the store, so a job can run in any process on any machine that sees
+the results folder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness import registry as registries
+from harness.contracts import Answer, Completion, Dataset, Device, Model, Problem
+from harness.meter import BudgetSpentError, DivergedError, Run, derive_seed
+from harness.plan import SCHEMA, digest, find_spec
+from harness.store import Store
+from harness.toolbox.exchange import Exchange
+from harness.toolbox.sampling import SampleRequest, charge, draw
+
+Progress = Callable[[dict[str, Any]], None]
+WIDTH = 256
+"""Questions answered side by side."""
+TIMED_QUESTIONS = 32
+THROUGHPUT_QUESTIONS = 64
+WARM_UP_QUESTIONS = 2
+
+
+def execute(spec: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """Run one job and publish its record in the store; what is returned is a short note for the runner."""
+    work = {"stage": train_stage, "answers": answer_problems, "timing": time_answers}[spec["kind"]]
+    return work(Bench.open(spec), progress)
+
+
+@dataclass
+class Bench:
+    """What a job works with: its spec, the store, and the registered things that the spec names."""
+
+    spec: dict[str, Any]
+    store: Store
+    registry: registries.Registry
+    device: Device
+    dataset: Dataset
+
+    @classmethod
+    def open(cls, spec: dict[str, Any]) -> Bench:
+        """Open the store and load the dataset that the spec names."""
+        registry = registries.load()
+        device = registry.spec("devices", spec["device"]).make()
+        dataset = find_spec(registry, "datasets", spec["dataset"]["name"]).load()
+        return cls(spec, Store(Path(spec["store"])), registry, device, dataset)
+
+    def method(self, part: Mapping[str, Any]) -> Any:
+        """The method with the hyper-parameters that the spec gives it."""
+        return registries.build_method(self.registry.method(part["name"]), part["config"])
+
+    def model(self, stage: str | None) -> Model:
+        """The checkpoint of a stage; None is the base model."""
+        spec = find_spec(self.registry, "models", self.spec["model"]["name"])
+        model: Model = spec.load(self.device)
+        if stage is None:
+            return model
+        found = self.store.stage(stage)
+        if found is None:
+            msg = f"stage {stage[:12]} is not in the store"
+            raise FileNotFoundError(msg)
+        folder, _ = found
+        return model.restore(folder)
+
+    def seed(self, purpose: str) -> int:
+        """Root seed of training, or of sampling at evaluation; the two are separate."""
+        return derive_seed(purpose, self.spec["seed"])
+
+    def problems(self) -> Sequence[Problem]:
+        """The test problems that this job answers."""
+        return list(self.dataset.test)[: self.spec["limit"]]
+
+
+# -- training
+
+
+def train_stage(bench: Bench, progress: Progress) -> dict[str, Any]:
+    """Train one stage from its start and publish the checkpoint."""
+    spec = bench.spec
+    method, model = bench.method(spec["method"]), bench.model(spec["start"])
+    before = model.fingerprint()
+    run = Run(
+        bench.seed("train"),
+        budget=spec["train_tokens"],
+        max_new_tokens=spec["dataset"]["max_new_tokens"],
+        on_progress=Throttled(progress),
+    )
+    run.watch(model)
+    data = bench.dataset.training()
+    bench.device.seed(bench.seed("torch"))
+    bench.device.reset_peak_memory()
+    seconds = timed(bench.device, lambda: method.train(model, data, run))
+    run.close()
+    check_weights(model, before, spec["method"]["name"])
+    facts = {
+        "schema": SCHEMA,
+        "kind": "stage",
+        "key": spec["key"],
+        "method": spec["method"]["name"],
+        "seconds": seconds,
+        "ledger": dataclasses.asdict(run.ledger),
+        "curve": run.curve,
+        "peak_memory_bytes": bench.device.peak_memory_bytes(),
+        "machine": dict(bench.device.describe()),
+    }
+    bench.store.publish_stage(spec["key"], model.save, facts)
+    return {"seconds": seconds, "tokens": run.ledger.total_tokens}
+
+
+def check_weights(model: Model, before: str, name: str) -> None:
+    """A stage must have changed some weight and left none that is not finite.
+
+    Raises:
+        DivergedError, ValueError: otherwise.
+    """
+    for parameter in model.parameters():
+        if not bool(parameter.isfinite().all()):
+            msg = f"{name} left weights that are not finite"
+            raise DivergedError(msg)
+    if model.fingerprint() == before:
+        msg = f"{name} changed no weight: it had nothing to train on, or no budget"
+        raise ValueError(msg)
+
+
+# -- answering
+
+
+@dataclass
+class Desk:
+    """Answers questions with one method: holds the models, the scorer and the samples that are shared."""
+
+    bench: Bench
+    model: Model
+    method: Any
+    scorer: Any
+    judge: Model | None
+    shared: SharedSamples | None = None
+
+    @classmethod
+    def open(cls, bench: Bench, part: Mapping[str, Any]) -> Desk:
+        """Load the policy, and the scorer where the pipeline has one."""
+        policy, scorer = bench.spec["policy"], bench.spec["scorer"]
+        model = bench.model(policy[-1] if policy else None)
+        judge = bench.model(scorer["stage"]) if scorer and scorer["stage"] else model
+        return cls(bench, model, bench.method(part), bench.method(scorer["method"]) if scorer else None, judge)
+
+    def sample(self, payloads: list[tuple[Run, Model, SampleRequest]]) -> list[list[Completion]]:
+        """Draw what was asked for, from the shared samples where they hold it; the ledger is charged all the same."""
+        model = payloads[0][1]
+        requests = [request for _, _, request in payloads]
+        drawn = self.shared.draw(model, requests) if self.shared else draw(model, requests)
+        for (run, _, request), completions in zip(payloads, drawn, strict=True):
+            charge(run, model, request, completions)
+        return drawn
+
+    def score(self, payloads: list[tuple[Run, str, list[Completion]]]) -> list[Any]:
+        """Ask the scorer; what its model reads is booked on the question that asked."""
+        results = []
+        for run, prompt, completions in payloads:
+            if self.scorer is None or self.judge is None:
+                msg = "this pipeline has no scorer"
+                raise LookupError(msg)
+            run.watch(self.judge)
+            try:
+                results.append(self.scorer.score(self.judge, prompt, completions, run))
+            finally:
+                run.close()
+        return results
+
+    def run_for(self, problem: Problem) -> Run:
+        """A fresh run for one question."""
+        spec = self.bench.spec
+        return Run(
+            self.bench.seed("eval"),
+            budget=spec["question_tokens"],
+            counts="sampled_tokens",
+            problem_id=problem.id,
+            max_new_tokens=spec["dataset"]["max_new_tokens"],
+        )
+
+    def answer(self, method: Any, problem: Problem, submit: Callable[[str, Any], Any]) -> tuple[Answer, Run]:
+        """Answer one question. A budget that ends before any answer is an empty answer, which is wrong."""
+        run = self.run_for(problem)
+        run.submit = submit
+        try:
+            return method.answer(self.model, problem.prompt, run), run
+        except BudgetSpentError:
+            return Answer(""), run
+
+    def answer_all(self, method: Any, problems: Sequence[Problem], report: Progress) -> list[tuple[Answer, Run]]:
+        """Answer questions side by side, their sampling batched."""
+        exchange = Exchange({"sample": self.sample, "score": self.score})
+        done: list[tuple[Answer, Run]] = []
+        for first in range(0, len(problems), WIDTH):
+            wave = problems[first : first + WIDTH]
+            done += exchange.map(lambda p: self.answer(method, p, exchange.submit), wave, width=WIDTH)
+            report({"progress": len(done) / len(problems)})
+        return done
+
+    def answer_alone(self, method: Any, problem: Problem) -> tuple[Answer, Run]:
+        """Answer one question by itself: the unit of latency."""
+        handlers: dict[str, Callable[[list[Any]], list[Any]]] = {"sample": self.sample, "score": self.score}
+        return self.answer(method, problem, lambda kind, payload: handlers[kind]([payload])[0])
+
+
+class SharedSamples:
+    """Samples of one checkpoint that the methods of a run share: drawn once, kept in the store.
+
+    A sample is known by its prompt, temperature, length limit, stops and seed. The seed holds problem and sample
+    number, so four samples are the first four of sixteen.
+    """
+
+    def __init__(self, store: Store, checkpoint: str) -> None:
+        self.store, self.checkpoint = store, checkpoint
+        self.group = checkpoint
+        self.known = {row["id"]: row for row in store.samples(self.group)}
+        self.new: list[dict[str, Any]] = []
+
+    @staticmethod
+    def identify(request: SampleRequest, seed: int) -> str:
+        """Name of one sample; a greedy one has no seed."""
+        settings = [request.prompt_ids, request.temperature, request.max_new_tokens, request.stop]
+        return digest([*settings, seed if request.temperature > 0 else None])[:32]
+
+    def draw(self, model: Model, requests: Sequence[SampleRequest]) -> list[list[Completion]]:
+        """The completions of each request, of which only the unknown ones are drawn now."""
+        missing: dict[str, tuple[SampleRequest, int]] = {}
+        names = [[self.identify(request, seed) for seed in request.seeds] for request in requests]
+        for request, of_request in zip(requests, names, strict=True):
+            for name, seed in zip(of_request, request.seeds, strict=True):
+                if name not in self.known:
+                    missing[name] = (request, seed)
+        self._draw_missing(model, missing)
+        return [[completion_of(self.known[name]) for name in of_request] for of_request in names]
+
+    def _draw_missing(self, model: Model, missing: Mapping[str, tuple[SampleRequest, int]]) -> None:
+        seeds: dict[SampleRequest, list[tuple[str, int]]] = {}
+        for name, (request, seed) in missing.items():
+            seeds.setdefault(dataclasses.replace(request, seeds=()), []).append((name, seed))
+        todo = [dataclasses.replace(r, seeds=tuple(seed for _, seed in wanted)) for r, wanted in seeds.items()]
+        for wanted, completions in zip(seeds.values(), draw(model, todo), strict=True):
+            for (name, _), completion in zip(wanted, completions, strict=True):
+                row = {"id": name, **dataclasses.asdict(completion)}
+                self.known[name] = row
+                self.new.append(row)
+
+    def publish(self) -> None:
+        """Keep what was drawn for the jobs to come."""
+        if self.new:
+            self.store.publish_samples(self.group, self.new)
+            self.new = []
+
+
+def completion_of(row: Mapping[str, Any]) -> Completion:
+    """A completion as it was kept."""
+    return Completion(row["text"], tuple(row["tokens"]), tuple(row["logprobs"]), row["finish"])
+
+
+def answer_problems(bench: Bench, progress: Progress) -> dict[str, Any]:
+    """Answer every test problem, verify, and publish the facts."""
+    spec, started = bench.spec, time.perf_counter()
+    desk = Desk.open(bench, spec["method"])
+    before = desk.model.fingerprint()
+    # Not the stage keys alone: the weights themselves say whose samples these are.
+    revision = spec["model"]["revision"]
+    desk.shared = SharedSamples(bench.store, hashlib.sha256(f"{revision}{before}{spec['seed']}".encode()).hexdigest())
+    problems = bench.problems()
+    answered = desk.answer_all(desk.method, problems, progress)
+    singles = one_sample_each(desk, problems, answered, progress)
+    desk.shared.publish()
+    if desk.model.fingerprint() != before:
+        msg = f"{spec['method']['name']} changed the weights while answering"
+        raise ValueError(msg)
+    rows = [fact(bench.dataset, *item, upper_bound=spec["row"]["upper_bound"]) for item in
+            zip(problems, answered, singles, strict=True)]  # fmt: skip
+    total = Run(0)
+    for _, run in answered:
+        total.ledger.add(run.ledger)
+    record = {
+        **heading(bench, "answers"),
+        "answers": rows,
+        "ledger": dataclasses.asdict(total.ledger),
+        "training": training_facts(bench),
+        "seconds": time.perf_counter() - started,
+    }
+    row = spec["row"]
+    bench.store.publish("answers", f"{row['pipeline']}-seed{spec['seed']}", spec["key"], record)
+    return {"accuracy": sum(r["correct"] for r in rows) / len(rows)}
+
+
+def one_sample_each(
+    desk: Desk, problems: Sequence[Problem], answered: Sequence[tuple[Answer, Run]], progress: Progress
+) -> list[str | None]:
+    """One sample at temperature 1 a problem: the method itself made to sample, or else the first one it drew."""
+    method = desk.method
+    temperature = getattr(method, "temperature", None)
+    if temperature == 0:
+        drawn = desk.answer_all(dataclasses.replace(method, temperature=1.0), problems, progress)
+        return [answer.text for answer, _ in drawn]
+    if temperature == 1:
+        return [answer.completions[0].text if answer.completions else None for answer, _ in answered]
+    return [None] * len(problems)
+
+
+def fact(
+    dataset: Dataset, problem: Problem, answered: tuple[Answer, Run], single: str | None, *, upper_bound: bool
+) -> dict[str, Any]:
+    """What is recorded of one question."""
+    answer, run = answered
+    verdicts = [dataset.verify(problem, c.text)[0] for c in answer.completions]
+    correct, extracted = dataset.verify(problem, answer.text)
+    scores: Sequence[float | None] = answer.scores or [None] * len(verdicts)
+    finishes = [c.finish for c in answer.completions if c.text == answer.text] or ["eos"]
+    ledger = run.ledger
+    return {
+        "id": problem.id,
+        "correct": any(verdicts) if upper_bound else correct,
+        "extracted": extracted,
+        "text": answer.text,
+        "finish": finishes[0],
+        "sampled_correct": None if single is None else dataset.verify(problem, single)[0],
+        "prompt_tokens": ledger.prompt_tokens,
+        "sampled_tokens": ledger.sampled_tokens,
+        "scored_tokens": ledger.scored_tokens,
+        "flops": ledger.flops,
+        "samples": [{"correct": c, "score": s} for c, s in zip(verdicts, scores, strict=True)],
+    }
+
+
+def training_facts(bench: Bench) -> list[dict[str, Any]]:
+    """What the stages behind this cell cost, the scorer's included, without their curves."""
+    scorer = bench.spec["scorer"]
+    keys = [*bench.spec["policy"], *([scorer["stage"]] if scorer and scorer["stage"] else [])]
+    found = [bench.store.stage(key) for key in keys]
+    kept = ("method", "key", "seconds", "ledger", "peak_memory_bytes")
+    return [{k: facts[k] for k in kept} for _, facts in filter(None, found)]
+
+
+def heading(bench: Bench, kind: str) -> dict[str, Any]:
+    """The part that every record of a cell begins with."""
+    spec = bench.spec
+    return {
+        "schema": SCHEMA,
+        "kind": kind,
+        "key": spec["key"],
+        "spec": row_spec(spec),
+        "status": "ok",
+        "reason": None,
+        "machine": dict(bench.device.describe()),
+    }
+
+
+def row_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """What identifies a cell on a board."""
+    scorer = spec["scorer"]
+    config = {part["name"]: part["config"] for part in [spec["method"], *([scorer["method"]] if scorer else [])]}
+    return {
+        **spec["row"],
+        "model": spec["model"]["name"],
+        "dataset": spec["dataset"]["name"],
+        "seed": spec["seed"],
+        "limit": spec["limit"],
+        "config": config,
+    }
+
+
+# -- timing
+
+
+def timed(device: Device, work: Callable[[], object]) -> float:
+    """Seconds that `work` takes, the device synchronised on both sides."""
+    device.synchronize()
+    started = time.perf_counter()
+    work()
+    device.synchronize()
+    return time.perf_counter() - started
+
+
+def time_answers(bench: Bench, progress: Progress) -> dict[str, Any]:
+    """Latency one question at a time, greedy beside it in turns, then throughput; nothing is read from shared samples."""
+    spec = bench.spec
+    desk = Desk.open(bench, spec["method"])
+    greedy = bench.method(spec["baseline"])
+    problems = list(bench.problems())
+    for problem in problems[:WARM_UP_QUESTIONS]:
+        desk.answer_alone(desk.method, problem)
+        desk.answer_alone(greedy, problem)
+    bench.device.reset_peak_memory()
+    latency: list[float] = []
+    baseline: list[float] = []
+    for number, problem in enumerate(problems[:TIMED_QUESTIONS]):
+        latency.append(timed(bench.device, lambda p=problem: desk.answer_alone(desk.method, p)))  # type: ignore[misc]
+        baseline.append(timed(bench.device, lambda p=problem: desk.answer_alone(greedy, p)))  # type: ignore[misc]
+        progress({"progress": 0.7 * (number + 1) / TIMED_QUESTIONS})
+    many = problems[:THROUGHPUT_QUESTIONS]
+    throughput = timed(bench.device, lambda: desk.answer_all(desk.method, many, lambda _: None))
+    record = {
+        **heading(bench, "timing"),
+        "latency_s": latency,
+        "greedy_latency_s": baseline,
+        "throughput_s": throughput,
+        "throughput_questions": len(many),
+        "peak_memory_bytes": bench.device.peak_memory_bytes(),
+    }
+    row = spec["row"]
+    bench.store.publish("timing", f"{row['pipeline']}-seed{spec['seed']}", spec["key"], record)
+    return {"p50_s": sorted(latency)[len(latency) // 2]}
+
+
+class Throttled:
+    """Passes on progress at most a few times a second."""
+
+    def __init__(self, progress: Progress, every_s: float = 0.3) -> None:
+        self.progress, self.every_s, self.last = progress, every_s, 0.0
+
+    def __call__(self, share: float) -> None:
+        """Report the share that is done."""
+        if (now := time.monotonic()) - self.last >= self.every_s:
+            self.last = now
+            self.progress({"progress": share})

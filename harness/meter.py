@@ -1,0 +1,238 @@
+"""The meter: `Run` is handed to every verb and is the only way to spend. It counts tokens, keeps budgets, gives seeds.
+
+Counting needs no help from a method: every forward pass of a watched model is counted by a hook on the module, and the
+sampler charges what it reads and emits. FLOPs are the usual proxy: 2 N a token forward, plus 2 N for activation
+gradients and 2 N_trainable for weight gradients, plus attention's 4 L d for every pair of tokens that attend.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import math
+import random
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from harness.contracts import Completion, Model, ModelSize, Scores
+
+if TYPE_CHECKING:
+    import torch
+
+T = TypeVar("T")
+
+
+class BudgetSpentError(Exception):
+    """Nothing is left to spend: the loop that asked must end."""
+
+
+def derive_seed(*parts: object) -> int:
+    """63-bit seed from a hash of the parts, so that no seed depends on what else runs or in which order."""
+    text = "\x1f".join(map(str, parts))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+@dataclass
+class Ledger:
+    """What was spent, in tokens unless the name says otherwise."""
+
+    prompt_tokens: int = 0
+    """Read by a policy before it answers (a prompt encoded once for n samples counts n times, see `reused_tokens`)."""
+    sampled_tokens: int = 0
+    """Emitted by any model, discarded branches included."""
+    scored_tokens: int = 0
+    """Read by a forward pass without gradient: reference, reward model, judge, teacher."""
+    trained_tokens: int = 0
+    """Read by a forward pass with gradient."""
+    reused_tokens: int = 0
+    """The part of `prompt_tokens` that was not computed because a cache held it."""
+    model_calls: int = 0
+    flops: float = 0.0
+
+    @property
+    def total_tokens(self) -> int:
+        """What a training budget is counted in."""
+        return self.prompt_tokens + self.sampled_tokens + self.scored_tokens + self.trained_tokens
+
+    def add(self, other: Ledger) -> None:
+        """Add another ledger's figures to this one."""
+        for item in dataclasses.fields(self):
+            setattr(self, item.name, getattr(self, item.name) + getattr(other, item.name))
+
+
+def forward_flops(size: ModelSize, tokens: int, attended: int) -> float:
+    """FLOPs of a forward pass over `tokens` tokens in which `attended` (query, key) pairs meet."""
+    return 2.0 * size.parameters * tokens + 4.0 * size.layers * size.width * attended
+
+
+Submit = Callable[[str, Any], Any]
+"""`submit(kind, request)`: how a question's request reaches the batch it will be part of."""
+
+
+@dataclass
+class Run:
+    """Budget, ledger, seeds and log of one stage of training or of one question.
+
+    budget: most tokens that may be spent. Training counts everything (`Ledger.total_tokens`), a question counts
+    sampled tokens. `None` is no limit.
+    """
+
+    root_seed: int
+    budget: int | None = None
+    counts: str = "total_tokens"
+    problem_id: str = ""
+    max_new_tokens: int = 256
+    submit: Submit | None = None
+    ledger: Ledger = field(default_factory=Ledger)
+    curve: list[dict[str, float]] = field(default_factory=list)
+    on_progress: Callable[[float], None] | None = None
+    _draws: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
+    _handles: list[Any] = field(default_factory=list)
+    _paused: bool = False
+    _started: float = field(default_factory=time.perf_counter)
+
+    # -- seeds
+
+    def seed(self, *parts: object) -> int:
+        """A seed that depends on this run's root seed and on `parts` alone."""
+        return derive_seed(self.root_seed, *parts)
+
+    def next_draws(self, problem_id: str, n: int) -> list[int]:
+        """Seeds of the next `n` samples of a problem: sample i has the same seed in whatever method draws it."""
+        first = self._draws[problem_id]
+        self._draws[problem_id] += n
+        return [self.seed("sample", problem_id, first + i) for i in range(n)]
+
+    # -- budget
+
+    @property
+    def spent(self) -> int:
+        """Tokens spent, in the unit of the budget."""
+        return int(getattr(self.ledger, self.counts))
+
+    @property
+    def left(self) -> float:
+        """Tokens left, infinity where there is no budget."""
+        return math.inf if self.budget is None else max(0, self.budget - self.spent)
+
+    @property
+    def progress(self) -> float:
+        """Share of the budget that is spent, 0 to 1."""
+        return 0.0 if not self.budget else min(1.0, self.spent / self.budget)
+
+    # -- spending
+
+    def charge(self, kind: str, tokens: int, *, flops: float = 0.0, calls: int = 0, reused: int = 0) -> None:
+        """Book `tokens` under `kind` (`prompt`, `sampled`, `scored` or `trained`)."""
+        name = f"{kind}_tokens"
+        setattr(self.ledger, name, getattr(self.ledger, name) + tokens)
+        self.ledger.reused_tokens += reused
+        self.ledger.model_calls += calls
+        self.ledger.flops += flops
+        if self.on_progress is not None:
+            self.on_progress(self.progress)
+
+    def watch(self, model: Model) -> None:
+        """Count every forward pass of `model` from now on. Copies of the model are counted as well."""
+        size = model.size
+
+        def count(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            if not self._paused:
+                self._count_forward(module, size, args, kwargs, output)
+
+        self._handles.append(model.module.register_forward_hook(count, with_kwargs=True))
+
+    def _count_forward(
+        self, module: torch.nn.Module, size: ModelSize, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> None:
+        ids = kwargs.get("input_ids", args[0] if args else None)
+        if ids is None:
+            ids = kwargs["inputs_embeds"][..., 0]
+        mask = kwargs.get("attention_mask")
+        lengths = mask.sum(-1) if mask is not None else ids.new_full((ids.shape[0],), ids.shape[1])
+        tokens, attended = int(lengths.sum()), int((lengths * lengths).sum())
+        forward = forward_flops(size, tokens, attended)
+        tensor = output[0] if isinstance(output, tuple | list) else next(iter(output.values()))
+        if tensor.requires_grad:
+            trainable = sum(p.numel() for p in module.parameters() if p.requires_grad)
+            self.charge("trained", tokens, flops=2 * forward + 2.0 * trainable * tokens, calls=1)
+        else:
+            self.charge("scored", tokens, flops=forward, calls=1)
+
+    @contextlib.contextmanager
+    def uncounted(self) -> Iterator[None]:
+        """Inside, forward passes are not counted: for the sampler, which charges by itself."""
+        before, self._paused = self._paused, True
+        try:
+            yield
+        finally:
+            self._paused = before
+
+    def close(self) -> None:
+        """Stop watching."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    # -- what trainers ask for
+
+    def batches(self, items: Sequence[T], size: int, epochs: int | None = None) -> Iterator[list[T]]:
+        """Shuffled batches of `size` items, epoch after epoch, until the budget (or `epochs`) ends.
+
+        Raises:
+            ValueError: there is no item, or neither a budget nor `epochs` would end the loop.
+        """
+        if not items:
+            msg = "there is nothing to train on"
+            raise ValueError(msg)
+        if self.budget is None and epochs is None:
+            msg = "neither a budget nor epochs end this loop"
+            raise ValueError(msg)
+        epoch = 0
+        while epochs is None or epoch < epochs:
+            order = list(items)
+            random.Random(self.seed("order", epoch)).shuffle(order)  # noqa: S311 - data order, not secrets
+            for start in range(0, len(order), size):
+                if self.left <= 0:
+                    return
+                before = self.spent
+                yield order[start : start + size]
+                if self.spent == before and epochs is None:
+                    msg = "a batch was trained on without any forward pass of a watched model"
+                    raise RuntimeError(msg)
+            epoch += 1
+
+    def log(self, **numbers: float) -> None:
+        """Record a point of the training curve, stamped with tokens spent and seconds since the start.
+
+        Raises:
+            DivergedError: a number is NaN or infinite.
+        """
+        for name, value in numbers.items():
+            if not math.isfinite(value):
+                msg = f"{name} is {value} after {self.spent} tokens"
+                raise DivergedError(msg)
+        seconds = time.perf_counter() - self._started
+        self.curve.append({"tokens": self.spent, "seconds": round(seconds, 3), **numbers})
+
+    # -- what answerers ask for
+
+    def score(self, prompt: str, completions: Sequence[Completion]) -> list[Scores]:
+        """Scores of `completions` by the scorer of the pipeline.
+
+        Raises:
+            LookupError: the pipeline has no scorer.
+        """
+        if self.submit is None:
+            msg = "this run has no scorer"
+            raise LookupError(msg)
+        scores: list[Scores] = self.submit("score", (self, prompt, list(completions)))
+        return scores
+
+
+class DivergedError(Exception):
+    """Training produced a number that is not finite."""

@@ -1,0 +1,213 @@
+"""Statistics of a board: intervals, paired tests, Holm's correction, rank ranges. Deterministic, numpy alone.
+
+The unit of resampling is the problem: answers of several seeds to one problem are not independent, so they are
+averaged within the problem, and problems are drawn. Every resample comes from a fixed seed, the same for all rows.
+Shapes: P problems, S seeds, R resamples, B resamples of one block.
+Sources: Wilson 1927; Efron 1979 (bootstrap); McNemar 1947, exact form; Phipson and Smyth 2010 (the +1); Holm 1979.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+_Z = 1.959963984540054  # 97.5 % quantile of the normal distribution: a two-sided 95 % interval
+RESAMPLES = 10_000
+_BLOCK = 1_000
+_CACHED_PROBLEMS = 2_000
+
+Floats = NDArray[np.float64]
+_Draw = Callable[[int, int, int], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Paired:
+    """A difference of accuracies on the same problems, its 95 % interval and its two-sided p-value."""
+
+    delta: float
+    low: float
+    high: float
+    p: float
+
+
+def wilson(successes: float, n: int) -> tuple[float, float]:
+    """95 % score interval of a proportion; (0, 1) where n is 0.
+
+    Raises:
+        ValueError: `successes` is not between 0 and n.
+    """
+    if not 0 <= successes <= n:
+        msg = f"{successes} of {n} is no proportion"
+        raise ValueError(msg)
+    if n == 0:
+        return 0.0, 1.0
+    share, square = successes / n, _Z * _Z
+    centre = share + square / (2 * n)
+    half = _Z * math.sqrt(share * (1 - share) / n + square / (4 * n * n))
+    scale = 1 + square / n
+    # At the ends the bound is exact, and rounding must not move it.
+    low = 0.0 if successes == 0 else (centre - half) / scale
+    return low, 1.0 if successes == n else (centre + half) / scale
+
+
+def bootstrap_mean(values_PS: ArrayLike, seed: int = 0) -> tuple[float, float]:
+    """95 % percentile interval of the mean of (P, S) values, or of (P,); problems are drawn, seeds go with them.
+
+    Raises:
+        ValueError: there is no value.
+    """
+    values = _table(values_PS)
+    sums_P = values.sum(axis=1).astype(np.float32)
+    totals_R = _resampled(_bootstrap_block, sums_P, seed)
+    low, high = np.percentile(totals_R / values.size, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def accuracy_interval(correct_PS: ArrayLike) -> tuple[float, float]:
+    """95 % interval of an accuracy from (P, S) booleans: Wilson for one seed, bootstrap over problems for several.
+
+    Where no problem differs from any other the bootstrap has nothing to resample and would claim certainty; there
+    Wilson's interval over the P problems is given.
+
+    Raises:
+        ValueError: there is no value.
+    """
+    correct = _table(correct_PS)
+    problems, seeds = correct.shape
+    sums_P = correct.sum(axis=1)
+    if seeds == 1 or np.all(sums_P == sums_P[0]):
+        return wilson(float(sums_P.sum()) / seeds, problems)
+    return bootstrap_mean(correct)
+
+
+def mcnemar_exact(b: int, c: int) -> float:
+    """Two-sided p-value for b problems won and c lost: a fair coin's chance of a split at least as uneven."""
+    n, term, tail = b + c, 1, 0
+    for k in range(min(b, c) + 1):
+        tail += term
+        term = term * (n - k) // (k + 1)
+    return float(min(1.0, 2 * tail / 2**n))  # whole numbers to the last division: exact for any n
+
+
+def paired(row_PS: ArrayLike, start_PS: ArrayLike, seed: int = 0) -> Paired:
+    """Compare correctness of a row and its start, (P, S) each: the same problems and the same seeds in the same order.
+
+    p is McNemar's for one seed; for several it is a sign-flip permutation of the per-problem mean differences, 10,000
+    flips, counted with +1 so that it is never 0.
+
+    Raises:
+        ValueError: the shapes differ, or there is no value.
+    """
+    row, start = _table(row_PS), _table(start_PS)
+    if row.shape != start.shape:
+        msg = f"{row.shape} and {start.shape} cannot be paired"
+        raise ValueError(msg)
+    difference = row - start
+    low, high = bootstrap_mean(difference, seed)
+    if row.shape[1] == 1:
+        p = mcnemar_exact(int((difference > 0).sum()), int((difference < 0).sum()))
+    else:
+        p = sign_flip(difference.sum(axis=1), seed)
+    return Paired(float(difference.mean()), low, high, p)
+
+
+def sign_flip(differences_P: ArrayLike, seed: int = 0) -> float:
+    """Two-sided p-value that (P,) differences are symmetric about 0: the share of sign flips as far out as they are."""
+    differences = np.asarray(differences_P, dtype=np.float32)
+    # Sums of whole numbers are exact in float32 up to 2^24, so ties with what was observed are seen as ties.
+    observed = abs(float(differences.sum()))
+    flipped_R = np.abs(_resampled(_sign_block, differences, seed))
+    return (1 + int((flipped_R >= observed - 1e-6 * max(1.0, observed)).sum())) / (1 + RESAMPLES)
+
+
+def holm(pvalues: Sequence[float]) -> list[float]:
+    """Adjust p-values for their number, step-down: in the order given, each at least its own p and at most 1."""
+    adjusted, least = [0.0] * len(pvalues), 0.0
+    for rank, index in enumerate(sorted(range(len(pvalues)), key=lambda i: pvalues[i])):
+        least = max(least, min(1.0, (len(pvalues) - rank) * pvalues[index]))
+        adjusted[index] = least
+    return adjusted
+
+
+def rank_ranges(intervals: Sequence[tuple[float, float]]) -> list[tuple[int, int]]:
+    """Best and worst rank of each (low, high) interval, 1 for the highest: rows whose intervals overlap share ranks."""
+    lows, highs = sorted(low for low, _ in intervals), sorted(high for _, high in intervals)
+    n = len(intervals)
+    return [
+        (1 + n - int(np.searchsorted(lows, high, side="right")), n - int(np.searchsorted(highs, low, side="left")))
+        for low, high in intervals
+    ]
+
+
+def within_problem_auc(groups: Sequence[tuple[Sequence[float], Sequence[bool]]]) -> tuple[float | None, int]:
+    """Mean over problems of P(score of a right sample > score of a wrong one), a tie counting half.
+
+    groups: one (scores, labels) a problem. Only problems with both right and wrong samples say anything; returns how
+    many those are, and None where there is none.
+    """
+    areas = []
+    for scores, labels in groups:
+        right = np.array([s for s, label in zip(scores, labels, strict=True) if label], dtype=np.float64)
+        wrong = np.array([s for s, label in zip(scores, labels, strict=True) if not label], dtype=np.float64)
+        if right.size and wrong.size:
+            gap = right[:, None] - wrong[None, :]
+            areas.append(float((gap > 0).mean() + (gap == 0).mean() / 2))
+    return (math.fsum(areas) / len(areas) if areas else None), len(areas)
+
+
+def percentile(values: Sequence[float], q: float) -> float:
+    """Return the q-th percentile (0 to 100), linear between neighbours.
+
+    Raises:
+        ValueError: there is no value.
+    """
+    if not len(values):
+        msg = "no value has no percentile"
+        raise ValueError(msg)
+    return float(np.percentile(np.asarray(values, dtype=np.float64), q))
+
+
+def _table(values: ArrayLike) -> Floats:
+    table = np.asarray(values, dtype=np.float64)
+    table = table[:, None] if table.ndim == 1 else table
+    if table.ndim != 2 or not table.size:  # noqa: PLR2004 - problems by seeds
+        msg = f"need problems by seeds, not {table.shape}"
+        raise ValueError(msg)
+    return table
+
+
+def _resampled(draw: _Draw, values_P: NDArray[np.float32], seed: int) -> Floats:
+    """Weighted sums of the values under R draws of weights."""
+    blocks = (weights_BP @ values_P for weights_BP in _blocks(draw, len(values_P), seed))
+    return np.concatenate(list(blocks)).astype(np.float64)
+
+
+def _blocks(draw: _Draw, problems: int, seed: int) -> Iterator[NDArray[np.float32]]:
+    # Rows of one board have the same problems: their weights are drawn once. Large ones are not worth the memory.
+    source = _cached if problems <= _CACHED_PROBLEMS else _cached.__wrapped__
+    for block in range(RESAMPLES // _BLOCK):
+        yield source(draw, problems, seed, block)
+
+
+@lru_cache(maxsize=2 * RESAMPLES // _BLOCK)
+def _cached(draw: _Draw, problems: int, seed: int, block: int) -> NDArray[np.float32]:
+    return draw(problems, seed, block)
+
+
+def _bootstrap_block(problems: int, seed: int, block: int) -> NDArray[np.float32]:
+    """How often each problem is drawn in P draws with replacement, (B, P)."""
+    rng = np.random.default_rng([seed, 0, block])
+    drawn = rng.integers(problems, size=(_BLOCK, problems))
+    drawn += np.arange(_BLOCK)[:, None] * problems
+    return np.bincount(drawn.ravel(), minlength=_BLOCK * problems).reshape(_BLOCK, problems).astype(np.float32)
+
+
+def _sign_block(problems: int, seed: int, block: int) -> NDArray[np.float32]:
+    """Fair signs, (B, P)."""
+    rng = np.random.default_rng([seed, 1, block])
+    return (rng.integers(2, size=(_BLOCK, problems), dtype=np.int8) * 2 - 1).astype(np.float32)

@@ -1,0 +1,1 @@
+"""Fine-tuning methods: each file is one method and one plugin."""

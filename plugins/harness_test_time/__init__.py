@@ -1,0 +1,1 @@
+"""Test-time methods and controls: each file is one method and one plugin."""
