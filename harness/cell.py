@@ -10,21 +10,14 @@ import dataclasses
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from harness import registry as registries
-from harness.contracts import Answer, Completion, Dataset, Device, Model, Problem
-from harness.meter import BudgetSpentError, DivergedError, Run, derive_seed
-from harness.plan import SCHEMA, digest, find_spec
-from harness.store import Store
-from harness.toolbox.exchange import Exchange
-from harness.toolbox.sampling import SampleRequest, charge, draw
+from harness.bench import Bench, Desk, Progress
+from harness.contracts import Answer, Dataset, Device, Model, Problem
+from harness.meter import DivergedError, Run
+from harness.plan import SCHEMA
+from harness.samples import SharedSamples
 
-Progress = Callable[[dict[str, Any]], None]
-WIDTH = 256
-"""Questions answered side by side."""
 TIMED_QUESTIONS = 32
 THROUGHPUT_QUESTIONS = 64
 WARM_UP_QUESTIONS = 2
@@ -34,50 +27,6 @@ def execute(spec: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """Run one job and publish its record in the store; what is returned is a short note for the runner."""
     work = {"stage": train_stage, "answers": answer_problems, "timing": time_answers}[spec["kind"]]
     return work(Bench.open(spec), progress)
-
-
-@dataclass
-class Bench:
-    """What a job works with: its spec, the store, and the registered things that the spec names."""
-
-    spec: dict[str, Any]
-    store: Store
-    registry: registries.Registry
-    device: Device
-    dataset: Dataset
-
-    @classmethod
-    def open(cls, spec: dict[str, Any]) -> Bench:
-        """Open the store and load the dataset that the spec names."""
-        registry = registries.load()
-        device = registry.spec("devices", spec["device"]).make()
-        dataset = find_spec(registry, "datasets", spec["dataset"]["name"]).load()
-        return cls(spec, Store(Path(spec["store"])), registry, device, dataset)
-
-    def method(self, part: Mapping[str, Any]) -> Any:
-        """The method with the hyper-parameters that the spec gives it."""
-        return registries.build_method(self.registry.method(part["name"]), part["config"])
-
-    def model(self, stage: str | None) -> Model:
-        """The checkpoint of a stage; None is the base model."""
-        spec = find_spec(self.registry, "models", self.spec["model"]["name"])
-        model: Model = spec.load(self.device)
-        if stage is None:
-            return model
-        found = self.store.stage(stage)
-        if found is None:
-            msg = f"stage {stage[:12]} is not in the store"
-            raise FileNotFoundError(msg)
-        folder, _ = found
-        return model.restore(folder)
-
-    def seed(self, purpose: str) -> int:
-        """Root seed of training, or of sampling at evaluation; the two are separate."""
-        return derive_seed(purpose, self.spec["seed"])
-
-    def problems(self) -> Sequence[Problem]:
-        """The test problems that this job answers."""
-        return list(self.dataset.test)[: self.spec["limit"]]
 
 
 # -- training
@@ -132,137 +81,6 @@ def check_weights(model: Model, before: str, name: str) -> None:
 
 
 # -- answering
-
-
-@dataclass
-class Desk:
-    """Answers questions with one method: holds the models, the scorer and the samples that are shared."""
-
-    bench: Bench
-    model: Model
-    method: Any
-    scorer: Any
-    judge: Model | None
-    shared: SharedSamples | None = None
-
-    @classmethod
-    def open(cls, bench: Bench, part: Mapping[str, Any]) -> Desk:
-        """Load the policy, and the scorer where the pipeline has one."""
-        policy, scorer = bench.spec["policy"], bench.spec["scorer"]
-        model = bench.model(policy[-1] if policy else None)
-        judge = bench.model(scorer["stage"]) if scorer and scorer["stage"] else model
-        return cls(bench, model, bench.method(part), bench.method(scorer["method"]) if scorer else None, judge)
-
-    def sample(self, payloads: list[tuple[Run, Model, SampleRequest]]) -> list[list[Completion]]:
-        """Draw what was asked for, from the shared samples where they hold it; the ledger is charged all the same."""
-        model = payloads[0][1]
-        requests = [request for _, _, request in payloads]
-        drawn = self.shared.draw(model, requests) if self.shared else draw(model, requests)
-        for (run, _, request), completions in zip(payloads, drawn, strict=True):
-            charge(run, model, request, completions)
-        return drawn
-
-    def score(self, payloads: list[tuple[Run, str, list[Completion]]]) -> list[Any]:
-        """Ask the scorer; what its model reads is booked on the question that asked."""
-        results = []
-        for run, prompt, completions in payloads:
-            if self.scorer is None or self.judge is None:
-                msg = "this pipeline has no scorer"
-                raise LookupError(msg)
-            run.watch(self.judge)
-            try:
-                results.append(self.scorer.score(self.judge, prompt, completions, run))
-            finally:
-                run.close()
-        return results
-
-    def run_for(self, problem: Problem) -> Run:
-        """A fresh run for one question."""
-        spec = self.bench.spec
-        return Run(
-            self.bench.seed("eval"),
-            budget=spec["question_tokens"],
-            counts="sampled_tokens",
-            problem_id=problem.id,
-            max_new_tokens=spec["dataset"]["max_new_tokens"],
-        )
-
-    def answer(self, method: Any, problem: Problem, submit: Callable[[str, Any], Any]) -> tuple[Answer, Run]:
-        """Answer one question. A budget that ends before any answer is an empty answer, which is wrong."""
-        run = self.run_for(problem)
-        run.submit = submit
-        try:
-            return method.answer(self.model, problem.prompt, run), run
-        except BudgetSpentError:
-            return Answer(""), run
-
-    def answer_all(self, method: Any, problems: Sequence[Problem], report: Progress) -> list[tuple[Answer, Run]]:
-        """Answer questions side by side, their sampling batched."""
-        exchange = Exchange({"sample": self.sample, "score": self.score})
-        done: list[tuple[Answer, Run]] = []
-        for first in range(0, len(problems), WIDTH):
-            wave = problems[first : first + WIDTH]
-            done += exchange.map(lambda p: self.answer(method, p, exchange.submit), wave, width=WIDTH)
-            report({"progress": len(done) / len(problems)})
-        return done
-
-    def answer_alone(self, method: Any, problem: Problem) -> tuple[Answer, Run]:
-        """Answer one question by itself: the unit of latency."""
-        handlers: dict[str, Callable[[list[Any]], list[Any]]] = {"sample": self.sample, "score": self.score}
-        return self.answer(method, problem, lambda kind, payload: handlers[kind]([payload])[0])
-
-
-class SharedSamples:
-    """Samples of one checkpoint that the methods of a run share: drawn once, kept in the store.
-
-    A sample is known by its prompt, temperature, length limit, stops and seed. The seed holds problem and sample
-    number, so four samples are the first four of sixteen.
-    """
-
-    def __init__(self, store: Store, checkpoint: str) -> None:
-        self.store, self.checkpoint = store, checkpoint
-        self.group = checkpoint
-        self.known = {row["id"]: row for row in store.samples(self.group)}
-        self.new: list[dict[str, Any]] = []
-
-    @staticmethod
-    def identify(request: SampleRequest, seed: int) -> str:
-        """Name of one sample; a greedy one has no seed."""
-        settings = [request.prompt_ids, request.temperature, request.max_new_tokens, request.stop]
-        return digest([*settings, seed if request.temperature > 0 else None])[:32]
-
-    def draw(self, model: Model, requests: Sequence[SampleRequest]) -> list[list[Completion]]:
-        """The completions of each request, of which only the unknown ones are drawn now."""
-        missing: dict[str, tuple[SampleRequest, int]] = {}
-        names = [[self.identify(request, seed) for seed in request.seeds] for request in requests]
-        for request, of_request in zip(requests, names, strict=True):
-            for name, seed in zip(of_request, request.seeds, strict=True):
-                if name not in self.known:
-                    missing[name] = (request, seed)
-        self._draw_missing(model, missing)
-        return [[completion_of(self.known[name]) for name in of_request] for of_request in names]
-
-    def _draw_missing(self, model: Model, missing: Mapping[str, tuple[SampleRequest, int]]) -> None:
-        seeds: dict[SampleRequest, list[tuple[str, int]]] = {}
-        for name, (request, seed) in missing.items():
-            seeds.setdefault(dataclasses.replace(request, seeds=()), []).append((name, seed))
-        todo = [dataclasses.replace(r, seeds=tuple(seed for _, seed in wanted)) for r, wanted in seeds.items()]
-        for wanted, completions in zip(seeds.values(), draw(model, todo), strict=True):
-            for (name, _), completion in zip(wanted, completions, strict=True):
-                row = {"id": name, **dataclasses.asdict(completion)}
-                self.known[name] = row
-                self.new.append(row)
-
-    def publish(self) -> None:
-        """Keep what was drawn for the jobs to come."""
-        if self.new:
-            self.store.publish_samples(self.group, self.new)
-            self.new = []
-
-
-def completion_of(row: Mapping[str, Any]) -> Completion:
-    """A completion as it was kept."""
-    return Completion(row["text"], tuple(row["tokens"]), tuple(row["logprobs"]), row["finish"])
 
 
 def answer_problems(bench: Bench, progress: Progress) -> dict[str, Any]:

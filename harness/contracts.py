@@ -178,6 +178,9 @@ class Model(Protocol):
     def save(self, folder: Path) -> None:
         """Write safetensors in the Hugging Face layout."""
 
+    def restore(self, folder: Path) -> Model:
+        """Load what `save` wrote to `folder`, as a model like this one."""
+
     def fingerprint(self) -> str:
         """sha256 over all weights: equal exactly when the weights are equal."""
 

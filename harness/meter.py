@@ -15,6 +15,7 @@ import random
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -69,6 +70,19 @@ def forward_flops(size: ModelSize, tokens: int, attended: int) -> float:
     return 2.0 * size.parameters * tokens + 4.0 * size.layers * size.width * attended
 
 
+_UNCOUNTED: ContextVar[bool] = ContextVar("uncounted", default=False)
+
+
+@contextlib.contextmanager
+def uncounted() -> Iterator[None]:
+    """Inside, no run counts forward passes: for the sampler, which serves many runs at once and charges by itself."""
+    token = _UNCOUNTED.set(True)
+    try:
+        yield
+    finally:
+        _UNCOUNTED.reset(token)
+
+
 Submit = Callable[[str, Any], Any]
 """`submit(kind, request)`: how a question's request reaches the batch it will be part of."""
 
@@ -92,7 +106,6 @@ class Run:
     on_progress: Callable[[float], None] | None = None
     _draws: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
     _handles: list[Any] = field(default_factory=list)
-    _paused: bool = False
     _started: float = field(default_factory=time.perf_counter)
 
     # -- seeds
@@ -141,7 +154,7 @@ class Run:
         size = model.size
 
         def count(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            if not self._paused:
+            if not _UNCOUNTED.get():
                 self._count_forward(module, size, args, kwargs, output)
 
         self._handles.append(model.module.register_forward_hook(count, with_kwargs=True))
@@ -163,14 +176,9 @@ class Run:
         else:
             self.charge("scored", tokens, flops=forward, calls=1)
 
-    @contextlib.contextmanager
-    def uncounted(self) -> Iterator[None]:
-        """Inside, forward passes are not counted: for the sampler, which charges by itself."""
-        before, self._paused = self._paused, True
-        try:
-            yield
-        finally:
-            self._paused = before
+    def uncounted(self) -> contextlib.AbstractContextManager[None]:
+        """Inside, forward passes are not counted, by this run or any other."""
+        return uncounted()
 
     def close(self) -> None:
         """Stop watching."""

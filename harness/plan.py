@@ -80,8 +80,8 @@ def resolve(text: str, registry: Registry) -> list[Pipeline]:
     if len(infos) == 1 and answer is None and "answer" in infos[0].verbs:
         infos, answer = [], infos[0]
     if not expression.from_base:
-        first = (infos or [answer])[0]
-        infos = [registry.method(name) for name in first.after] + infos if first else infos
+        [first, *_] = infos or ([answer] if answer else [])
+        infos = [registry.method(name) for name in first.after] + infos
     scorers = [info for info in infos if "score" in info.verbs]
     policy = [info for info in infos if "score" not in info.verbs]
     _check(text, policy, scorers, answer)
@@ -208,11 +208,12 @@ class _Planner:
         policy: list[str] = []
         for name in pipeline.stages:
             policy.append(self._stage(name, policy[-1] if policy else None, seed))
-        scorer = None
+        after, scorer = list(policy), None
         if pipeline.scorer:
             trains = "train" in self.registry.method(pipeline.scorer).verbs
             stage = self._stage(pipeline.scorer, policy[-1] if policy else None, seed) if trains else None
             scorer = {"method": self._method(pipeline.scorer), "stage": stage}
+            after += [stage] if stage else []
         work = {
             **self.world,
             "method": self._method(pipeline.answer),
@@ -223,10 +224,9 @@ class _Planner:
             "limit": self.config.limit,
             "question_tokens": self.config.question_tokens,
         }
-        after = (*policy, *([scorer["stage"]] if scorer and scorer["stage"] else []))
         for kind, jobs in (("answers", self.jobs), ("timing", self.timings)):
             key = digest([kind, work])
-            jobs[key] = PlannedJob(kind, key, {"kind": kind, **work, "row": self._row(pipeline)}, after)
+            jobs[key] = PlannedJob(kind, key, {"kind": kind, **work, "row": self._row(pipeline)}, tuple(after))
 
     def _stage(self, name: str, start: str | None, seed: int) -> str:
         spec = {"kind": "stage", **self.world, "method": self._method(name), "start": start, "seed": seed}

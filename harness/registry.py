@@ -261,9 +261,9 @@ def _scan_and_keep(plugins: list[Plugin], folder: Path, cache: Path) -> dict[str
     if not any(r.get("error") for r in results.values()):  # a broken plugin is tried again every time
         for old in folder.glob("plugins-*.json"):
             old.unlink(missing_ok=True)
-        temporary = cache.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(results), encoding="utf-8")
-        temporary.replace(cache)
+        draft = cache.with_suffix(f".{os.getpid()}.tmp")
+        draft.write_text(json.dumps(results), encoding="utf-8")
+        draft.replace(cache)
     return results
 
 

@@ -9,6 +9,7 @@ Sources: Wilson 1927; Efron 1979 (bootstrap); McNemar 1947, exact form; Phipson 
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -152,11 +153,11 @@ def within_problem_auc(groups: Sequence[tuple[Sequence[float], Sequence[bool]]])
     """
     areas = []
     for scores, labels in groups:
-        right = np.array([s for s, label in zip(scores, labels, strict=True) if label], dtype=np.float64)
-        wrong = np.array([s for s, label in zip(scores, labels, strict=True) if not label], dtype=np.float64)
-        if right.size and wrong.size:
-            gap = right[:, None] - wrong[None, :]
-            areas.append(float((gap > 0).mean() + (gap == 0).mean() / 2))
+        right = [score for score, label in zip(scores, labels, strict=True) if label]
+        wrong = sorted(score for score, label in zip(scores, labels, strict=True) if not label)
+        if right and wrong:
+            won_twice = sum(bisect_left(wrong, score) + bisect_right(wrong, score) for score in right)
+            areas.append(won_twice / (2 * len(right) * len(wrong)))
     return (math.fsum(areas) / len(areas) if areas else None), len(areas)
 
 

@@ -51,7 +51,8 @@ class DPO:
             descend(loss, optimizer)
             chosen_B, rejected_B = (policy_R - reference_R).detach().chunk(2)
             # log pi(chosen) may fall while the margin grows: worth seeing, so both are logged.
-            run.log(loss=float(loss), margin=float((chosen_B - rejected_B).mean()), chosen=float(chosen_B.mean()))
+            margin, chosen = (chosen_B - rejected_B).mean(), chosen_B.mean()
+            run.log(loss=loss.item(), margin=margin.item(), chosen=chosen.item())
 
     def rows(self, pairs: list[Pair]) -> list[tuple[str, str]]:
         """(prompt, completion) of the chosen completions, then of the rejected ones."""

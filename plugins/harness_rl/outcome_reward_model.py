@@ -92,7 +92,7 @@ class OutcomeRewardModel:
             loss = preference_loss(right_B, wrong_B)
             set_rate(optimizer, self.lr * cosine_with_warmup(run))
             descend(loss, optimizer)
-            run.log(loss=float(loss), ranked=float((right_B > wrong_B).float().mean()), pairs=len(right))
+            run.log(loss=loss.item(), ranked=(right_B > wrong_B).float().mean().item(), pairs=len(right))
 
     def draw_pairs(
         self, policy: Model, data: TrainingData, drawn: Sequence[tuple[Problem, Sequence[Completion]]], run: Run
@@ -117,7 +117,7 @@ class OutcomeRewardModel:
         del run  # the meter sees the forward pass by itself
         ids = model.encode_prompt(prompt)
         reward_R = rewards(model, collate(model, [(ids, c.tokens) for c in completions]))
-        return [Scores(float(r)) for r in reward_R]
+        return [Scores(r) for r in reward_R.tolist()]
 
 
 @hookimpl

@@ -1,0 +1,107 @@
+"""The embedded world: a small base model and word problems whose every step can be checked. No download, minutes.
+
+It is a plugin like any other: two datasets and one model, through the hooks of `harness`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness import DatasetSpec, Device, Model, ModelSpec, Problem, TrainingData, hookimpl
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+HERE = Path(__file__).parent
+FILES, BASE = HERE / "files", HERE / "base"
+MAX_NEW_TOKENS = 96
+"""The longest target of the world has fewer tokens; its test holds it to that."""
+TRAIN_TOKENS = 400_000
+"""Training budget a stage: what two cores can spend on each of several methods in minutes."""
+
+
+@dataclass(frozen=True)
+class World:
+    """Word problems with one right answer; `test` is the main or the easy set, all else is shared."""
+
+    name: str
+    test: Sequence[Problem]
+
+    def training(self) -> TrainingData:
+        """Train and dev with their views, read when asked for."""
+        from harness.toolbox import rows  # noqa: PLC0415 - only workers read the files
+
+        def read(name: str) -> tuple[list[dict[str, object]], str]:
+            path = FILES / f"{name}.jsonl"
+            return rows.read_rows(path), str(path)
+
+        return TrainingData(
+            problems=rows.problems(*read("train")),
+            dev=rows.problems(*read("dev")),
+            verify=self.verify,
+            render_target=render_target,
+            pairs=rows.pairs(*read("pairs")),
+            conversations=rows.conversations(*read("conversations")),
+            stepwise=rows.stepwise(*read("stepwise")),
+        )
+
+    def verify(self, problem: Problem, text: str) -> tuple[bool, str | None]:
+        """Whether the last `A:` line of `text` is the problem's answer."""
+        from harness_world.verifier import verify  # noqa: PLC0415 - as above
+
+        return verify(problem.answer, text)
+
+
+def render_target(problem: Problem, rationale: bool) -> str:
+    """The completion to learn: steps and answer line, or the answer line alone."""
+    answer = f"A: {problem.answer}"
+    return f"{problem.rationale}\n{answer}" if rationale else answer
+
+
+def load_world(name: str, split: str) -> World:
+    """Read the test problems of one of the two datasets."""
+    from harness.toolbox import rows  # noqa: PLC0415 - only workers read the files
+
+    path = FILES / f"{split}.jsonl"
+    return World(name, rows.problems(rows.read_rows(path), str(path)))
+
+
+def load_base(device: Device) -> Model:
+    """Load the base model."""
+    from harness.builtin.causal_lm import CausalLM  # noqa: PLC0415 - imports torch, which listing does not need
+
+    return CausalLM.load(str(BASE), device, name="tiny")
+
+
+def digest(folder: Path) -> str:
+    """sha256 over the files of a folder."""
+    total = hashlib.sha256()
+    for path in sorted(p for p in folder.iterdir() if p.is_file()):
+        total.update(path.name.encode() + path.read_bytes())
+    return total.hexdigest()
+
+
+@hookimpl
+def harness_datasets() -> list[DatasetSpec]:
+    """The main test set and the easy one."""
+
+    def spec(name: str, split: str, summary: str) -> DatasetSpec:
+        load = partial(load_world, name, split)
+        return DatasetSpec(name, summary, load, partial(digest, FILES), MAX_NEW_TOKENS, TRAIN_TOKENS)
+
+    return [
+        spec("tiny-world", "test", "word problems of 3 to 7 steps with checkable answers"),
+        spec("tiny-world-easy", "easy", "word problems of 1 to 5 steps with checkable answers"),
+    ]
+
+
+@hookimpl
+def harness_models() -> list[ModelSpec]:
+    """The base model of the world."""
+    return [
+        ModelSpec("tiny", "a 0.8M-parameter Llama that half knows the embedded world", load_base, partial(digest, BASE))
+    ]

@@ -1,0 +1,158 @@
+"""The cards: what each file and the base model are, with hashes; written, never typed.
+
+`python -m harness_world.cards` writes both again from what lies in `files/` and `base/`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from harness_world.corpus import GIVEN, MIXTURE
+from harness_world.splits import SEED
+from harness_world.vocabulary import words
+from harness_world.wordings import THINK
+
+HERE = Path(__file__).parent
+SAYS = {
+    "train.jsonl": "problems of 1 to 7 steps, to train on",
+    "dev.jsonl": "problems of 3 to 7 steps; every choice is made here",
+    "test.jsonl": "the main test: 200 problems each of 3, 4, 5, 6 and 7 steps",
+    "easy.jsonl": "the easy test: 100 problems each of 1 to 5 steps",
+    "pairs.jsonl": "a right and a wrong reply of the base model to a training problem",
+    "conversations.jsonl": "two turns about one story, from training problems",
+    "stepwise.jsonl": "drafts cut into steps with a label each, from training problems",
+}
+DATA_CARD = """\
+---
+license: apache-2.0
+language: en
+---
+# Word problems about a running total
+
+Made by `harness_world`, world `{seed}`: one owner, one running total from 0 to 99, and sentences
+that each have one meaning, so that every step can be checked. All of it is synthetic; no text of
+anyone else went in. Splits share no question, and the base model was pretrained on no question
+that is in any of them.
+
+| file | rows | what | sha256 |
+|---|---|---|---|
+{table}
+
+**Columns.** `train`, `dev`, `test`, `easy`: `id`, `prompt` (the plain question), `answer`,
+`rationale` (one style, drawn 45 % terse, 30 % plain, 25 % wordy), `steps` (the canonical working),
+`n_steps`. `pairs`: `id`, `prompt`, `chosen`, `rejected`. `conversations`: `id`, `messages`.
+`stepwise`: `id`, `prompt`, `completions`, `labels` (False from the first wrong step on).
+
+**Make them again.** `python -m harness_world.build` writes the same bytes every time, all but
+`pairs.jsonl`: that one is sampled from the base model by `python -m harness_world.pairs` (seeded,
+but floating-point sums may differ on another machine).
+
+**Limits.** Templates, {words} words, whole numbers: a wind tunnel for methods, not a test of
+language or of mathematics.
+"""
+MODEL_CARD = """\
+---
+license: apache-2.0
+language: en
+library_name: transformers
+---
+# Base model of the embedded world
+
+A Llama of {parameters:,} parameters ({layers} layers, width {width}, {heads} heads, {ffn} in the
+feed-forward, tied embeddings), trained from nothing on word problems of world `{world}`,
+seed `{seed}`. It answers
+directly when asked plainly, and with a rationale when the question ends in
+`{think}`. It knows nothing else.
+
+**Recipe.** {steps:,} steps of {batch} texts, {tokens:,} tokens (padding not counted); AdamW, rate
+{lr}, constant at first, then along the larger of two lines: one of {fast_decay:,} steps that would
+end at step {fast_end:,}, one of {slow_decay:,} steps that ends with the run; betas 0.9 and 0.98,
+weight decay 0.01, gradient norm clipped at 1. Texts by share: {mixture}. Questions and drafts weigh {given} in
+the loss. No question of any split was seen.
+Make it again: `python -m harness_world.pretrain --out DIR`.
+
+**Cost.** {seconds:,.0f} s on {threads} thread of a shared machine ({machine}); torch {torch},
+transformers {transformers}.
+
+**Measured** by `python -m harness_world.evaluate --splits dev test easy --keep`. Accuracy with a
+95 % interval (Wilson; for one sample, normal over problems). T=1 is untruncated; a vote's tie goes
+to the first seen. The recipe was chosen on dev.
+
+| | {splits} |
+|---|{rule}
+{table}
+
+Samples at T=1 with the cue on {styles_split}, by style (share, accuracy): {styles}.
+
+**Weights** `model.safetensors`, float32, sha256 `{sha256}`.
+
+**Limits.** One narrow world, single digits as tokens, sums below 100.
+"""
+
+
+def sha256(path: Path) -> str:
+    """Hash of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def write_data_card(folder: Path) -> None:
+    """`README.md` beside the data files, with the hash of each."""
+    lines = []
+    for name, says in SAYS.items():
+        path = folder / name
+        if path.exists():
+            rows = path.read_bytes().count(b"\n")
+            lines.append(f"| `{name}` | {rows} | {says} | `{sha256(path)}` |")
+    text = DATA_CARD.format(seed=SEED, table="\n".join(lines), words=len(words()))
+    (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def interval(figure: list[float]) -> str:
+    """`.690 (.661 to .718)`."""
+    share, low, high = (f"{value:.3f}".lstrip("0") for value in figure)
+    return f"{share} ({low} to {high})"
+
+
+def figure_table(figures: dict[str, dict[str, list[float]]]) -> str:
+    """A line a figure, a column a split."""
+    names = list(next(iter(figures.values())))
+    rows = []
+    for name in names:
+        cells = " | ".join(interval(split[name]) for split in figures.values())
+        rows.append(f"| {name} | {cells} |")
+    return "\n".join(rows)
+
+
+def write_model_card(folder: Path) -> None:
+    """`README.md` of the base model, from its `training.json` and `figures.json`."""
+    facts = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+    measured = json.loads((folder / "figures.json").read_text(encoding="utf-8"))
+    first = next(iter(measured))
+    styles = measured[first]["styles"].items()
+    mixture = ", ".join(f"{kind.__name__.removesuffix('_text')} {share:g} %" for kind, share in MIXTURE.items())
+    text = MODEL_CARD.format(
+        **facts,
+        world=SEED,
+        think=THINK.strip(),
+        given=GIVEN,
+        mixture=mixture,
+        splits=" | ".join(f"{name}, n = {split['rows']}" for name, split in measured.items()),
+        rule="---|" * len(measured),
+        table=figure_table({name: split["accuracy"] for name, split in measured.items()}),
+        styles="; ".join(f"{name} {share:.2f}, {right:.2f}" for name, (share, right) in styles),
+        styles_split=first,
+        sha256=sha256(folder / "model.safetensors"),
+    )
+    (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def main() -> None:
+    """Write both cards again."""
+    write_data_card(HERE / "files")
+    write_model_card(HERE / "base")
+
+
+if __name__ == "__main__":
+    main()

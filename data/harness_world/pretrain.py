@@ -1,0 +1,183 @@
+"""Pretrain the base model from nothing: `python -m harness_world.pretrain --out DIR`.
+
+A small Llama reads the stream of `corpus` for a fixed number of steps. Every batch is a function of
+the seed and the step, so a run can go on from a saved state (`--resume`) and gives what the run
+from scratch would have given on the same machine.
+Shapes: B texts a batch, T tokens, V words of the vocabulary.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from random import Random
+
+import torch
+import torch.nn.functional as F  # noqa: N812  # as everywhere in torch
+import transformers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from harness_world.batching import Stream, batches
+from harness_world.checkpoints import Progress, load_state, publish, save_state
+from harness_world.evaluate import greedy
+from harness_world.splits import draw_splits
+from harness_world.tokenizer import MAX_LENGTH, build_tokenizer
+
+LOG_EVERY = 50
+DEV_ROWS = 200
+"""Dev problems looked at on the way."""
+
+
+@dataclass(frozen=True)
+class Recipe(Stream):
+    """All that decides the weights, beside the corpus."""
+
+    steps: int = 7500
+    """Optimiser steps in all."""
+    slow_decay: int = 3750
+    """The slower line of the rate falls for this many steps, to nothing at the last."""
+    fast_end: int = 6000
+    fast_decay: int = 1500
+    """The steeper line falls for this many steps, and would be nothing at `fast_end`."""
+    lr: float = 3e-3
+    warmup: int = 50
+    width: int = 128
+    layers: int = 4
+    heads: int = 4
+    ffn: int = 344
+
+
+def new_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """A fresh model with weights drawn from the seed."""
+    torch.manual_seed(Random(f"{recipe.seed}:init").getrandbits(32))
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=recipe.width,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=recipe.heads,
+        num_key_value_heads=recipe.heads,
+        intermediate_size=recipe.ffn,
+        max_position_embeddings=MAX_LENGTH,
+        tie_word_embeddings=True,
+        initializer_range=0.04,  # a narrow model wants wider draws than the usual 0.02
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    return LlamaForCausalLM(config)
+
+
+def rate(recipe: Recipe, step: int) -> float:
+    """Learning rate of a step: short warm-up, constant, then along two lines to nothing."""
+    fast = (recipe.fast_end - step) / recipe.fast_decay
+    slow = (recipe.steps - step) / recipe.slow_decay
+    down = max(fast, slow)  # they cross at step 5000, at two thirds of the rate
+    return recipe.lr * min(1.0, (step + 1) / recipe.warmup, down)
+
+
+def loss_of(model: LlamaForCausalLM, ids_BT: torch.Tensor, weights_BT: torch.Tensor) -> torch.Tensor:
+    """Weighted mean of the next-token loss. Padding is on the right, so causality hides it."""
+    logits_BTV = model(input_ids=ids_BT, use_cache=False).logits
+    ahead = ids_BT[:, 1:].flatten()
+    losses = F.cross_entropy(logits_BTV[:, :-1].flatten(0, 1), ahead, reduction="none")
+    weights = weights_BT[:, 1:].flatten()
+    return (losses * weights).sum() / weights.sum()
+
+
+class Run:
+    """One pretraining run: model, optimiser, stream and what was spent."""
+
+    def __init__(self, recipe: Recipe, out: Path) -> None:
+        self.recipe, self.out = recipe, out
+        self.tokenizer = build_tokenizer()
+        splits = draw_splits()
+        self.dev = splits["dev"][:DEV_ROWS]
+        self.avoid = frozenset(row.question for rows in splits.values() for row in rows)
+        self.model = new_model(recipe, self.tokenizer)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=recipe.lr, betas=(0.9, 0.98), weight_decay=0.01)
+        self.progress = Progress()
+
+    def resume(self, state: Path) -> None:
+        """Go on from a saved state."""
+        self.progress = load_state(state, self.model, self.optimizer)
+
+    def step(self, ids_BT: torch.Tensor, weights_BT: torch.Tensor) -> float:
+        """One optimiser step; the loss before it."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate(self.recipe, self.progress.step)
+        loss = loss_of(self.model, ids_BT, weights_BT)
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.progress.step += 1
+        self.progress.tokens += int((ids_BT != self.tokenizer.pad_token_id).sum())
+        return loss.item()
+
+    def look(self) -> None:
+        """Greedy with the cue on some of dev, and the state on disk: a miss shows early."""
+        self.model.eval()  # type: ignore[no-untyped-call]
+        score = greedy(self.model, self.tokenizer, self.dev, cue=True)
+        self.model.train()
+        report({"step": self.progress.step, "dev_cue": score.share, "parsed": score.parsed})
+        state = self.out.with_name(f"{self.out.name}-{self.progress.step}.safetensors")
+        save_state(state, self.model, self.optimizer, self.progress)
+
+    def train(self, every: int) -> None:
+        """All the steps that are left; only they are timed."""
+        stream = batches(self.recipe, self.tokenizer, self.avoid, self.progress.step)
+        while self.progress.step < self.recipe.steps:
+            began = time.perf_counter()
+            loss = self.step(*next(stream))
+            self.progress.seconds += time.perf_counter() - began
+            if self.progress.step % LOG_EVERY == 0:
+                report({**asdict(self.progress), "loss": round(loss, 4)})
+            if self.progress.step % every == 0:
+                self.look()
+        publish(self.model, self.tokenizer, self.out)
+        facts = json.dumps(self.facts(), indent=1) + "\n"
+        (self.out / "training.json").write_text(facts, encoding="utf-8")
+
+    def facts(self) -> dict[str, object]:
+        """The recipe and what it cost."""
+        return {
+            **asdict(self.recipe),
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "tokens": self.progress.tokens,
+            "seconds": round(self.progress.seconds, 1),
+            "threads": torch.get_num_threads(),
+            "machine": f"{platform.machine()} CPU",
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        }
+
+
+def report(facts: Mapping[str, object]) -> None:
+    """One line of JSON, at once."""
+    print(json.dumps(facts), flush=True)  # noqa: T201  # the log is what this script prints
+
+
+def main() -> None:
+    """Read the command line and train."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--every", type=int, default=500, help="steps between looks at dev")
+    parser.add_argument("--resume", type=Path, help="a saved state to go on from")
+    options = parser.parse_args()
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    torch.set_num_threads(1)  # sums in one order: the same weights each time
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    run = Run(Recipe(), options.out)
+    if options.resume:
+        run.resume(options.resume)
+    run.train(options.every)
+
+
+if __name__ == "__main__":
+    main()

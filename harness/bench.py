@@ -1,0 +1,144 @@
+"""What a job works with: the store, the model, dataset and device that its spec names, and a desk to answer at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness import registry as registries
+from harness.contracts import Answer, Completion, Dataset, Device, Model, Problem
+from harness.meter import BudgetSpentError, Run, derive_seed
+from harness.plan import find_spec
+from harness.samples import SharedSamples
+from harness.store import Store
+from harness.toolbox.exchange import Exchange
+from harness.toolbox.sampling import SampleRequest, charge, draw
+
+Progress = Callable[[dict[str, Any]], None]
+WIDTH = 256
+"""Questions answered side by side."""
+
+
+@dataclass
+class Bench:
+    """What a job works with: its spec, the store, and the registered things that the spec names."""
+
+    spec: dict[str, Any]
+    store: Store
+    registry: registries.Registry
+    device: Device
+    dataset: Dataset
+
+    @classmethod
+    def open(cls, spec: dict[str, Any]) -> Bench:
+        """Open the store and load the dataset that the spec names."""
+        registry = registries.load()
+        device = registry.spec("devices", spec["device"]).make()
+        dataset = find_spec(registry, "datasets", spec["dataset"]["name"]).load()
+        return cls(spec, Store(Path(spec["store"])), registry, device, dataset)
+
+    def method(self, part: Mapping[str, Any]) -> Any:
+        """The method with the hyper-parameters that the spec gives it."""
+        return registries.build_method(self.registry.method(part["name"]), part["config"])
+
+    def model(self, stage: str | None) -> Model:
+        """The checkpoint of a stage; None is the base model."""
+        spec = find_spec(self.registry, "models", self.spec["model"]["name"])
+        model: Model = spec.load(self.device)
+        if stage is None:
+            return model
+        found = self.store.stage(stage)
+        if found is None:
+            msg = f"stage {stage[:12]} is not in the store"
+            raise FileNotFoundError(msg)
+        folder, _ = found
+        return model.restore(folder)
+
+    def seed(self, purpose: str) -> int:
+        """Root seed of training, or of sampling at evaluation; the two are separate."""
+        return derive_seed(purpose, self.spec["seed"])
+
+    def problems(self) -> Sequence[Problem]:
+        """The test problems that this job answers."""
+        return list(self.dataset.test)[: self.spec["limit"]]
+
+
+@dataclass
+class Desk:
+    """Answers questions with one method: holds the models, the scorer and the samples that are shared."""
+
+    bench: Bench
+    model: Model
+    method: Any
+    scorer: Any
+    judge: Model | None
+    shared: SharedSamples | None = None
+
+    @classmethod
+    def open(cls, bench: Bench, part: Mapping[str, Any]) -> Desk:
+        """Load the policy, and the scorer where the pipeline has one."""
+        policy, scorer = bench.spec["policy"], bench.spec["scorer"]
+        model = bench.model(policy[-1] if policy else None)
+        judge = bench.model(scorer["stage"]) if scorer and scorer["stage"] else model
+        return cls(bench, model, bench.method(part), bench.method(scorer["method"]) if scorer else None, judge)
+
+    def sample(self, payloads: list[tuple[Run, Model, SampleRequest]]) -> list[list[Completion]]:
+        """Draw what was asked for, from the shared samples where they hold it; the ledger is charged all the same."""
+        model = payloads[0][1]
+        requests = [request for _, _, request in payloads]
+        drawn = self.shared.draw(model, requests) if self.shared else draw(model, requests)
+        for (run, _, request), completions in zip(payloads, drawn, strict=True):
+            charge(run, model, request, completions)
+        return drawn
+
+    def score(self, payloads: list[tuple[Run, str, list[Completion]]]) -> list[Any]:
+        """Ask the scorer; what its model reads is booked on the question that asked."""
+        results = []
+        for run, prompt, completions in payloads:
+            if self.scorer is None or self.judge is None:
+                msg = "this pipeline has no scorer"
+                raise LookupError(msg)
+            run.watch(self.judge)
+            try:
+                results.append(self.scorer.score(self.judge, prompt, completions, run))
+            finally:
+                run.close()
+        return results
+
+    def run_for(self, problem: Problem) -> Run:
+        """A fresh run for one question."""
+        spec = self.bench.spec
+        return Run(
+            self.bench.seed("eval"),
+            budget=spec["question_tokens"],
+            counts="sampled_tokens",
+            problem_id=problem.id,
+            max_new_tokens=spec["dataset"]["max_new_tokens"],
+        )
+
+    def answer(self, method: Any, problem: Problem, submit: Callable[[str, Any], Any]) -> tuple[Answer, Run]:
+        """Answer one question. A budget that ends before any answer is an empty answer, which is wrong."""
+        run = self.run_for(problem)
+        run.submit = submit
+        try:
+            return method.answer(self.model, problem.prompt, run), run
+        except BudgetSpentError:
+            return Answer(""), run
+
+    def answer_all(self, method: Any, problems: Sequence[Problem], report: Progress) -> list[tuple[Answer, Run]]:
+        """Answer questions side by side, their sampling batched."""
+        exchange = Exchange({"sample": self.sample, "score": self.score})
+        done: list[tuple[Answer, Run]] = []
+        for first in range(0, len(problems), WIDTH):
+            wave = problems[first : first + WIDTH]
+            results = exchange.map(lambda p: self.answer(method, p, exchange.submit), wave, width=WIDTH)
+            done += [result.unwrap() for result in results]
+            report({"progress": len(done) / len(problems)})
+        return done
+
+    def answer_alone(self, method: Any, problem: Problem) -> tuple[Answer, Run]:
+        """Answer one question by itself: the unit of latency."""
+        handlers: dict[str, Callable[[list[Any]], list[Any]]] = {"sample": self.sample, "score": self.score}
+        return self.answer(method, problem, lambda kind, payload: handlers[kind]([payload])[0])

@@ -1,0 +1,77 @@
+"""Log-probabilities of completions: shifted by one, in float32, prompt and padding left out, `eos` counted.
+
+Shapes: R rows, T tokens, K labelled tokens, V words.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - as everywhere in torch
+
+from harness.contracts import Model
+from harness.toolbox.batching import Sequences, TokenPair, collate, length_groups
+
+
+def completion_logits(model: Model, sequences: Sequences) -> tuple[torch.Tensor, torch.Tensor]:
+    """(K, V) logits that predict the completion tokens, row after row, and those tokens' (K,) ids.
+
+    The forward pass goes through `model.module`, where the meter counts it. Logits are asked for only from the first
+    labelled column on, where the model knows how to leave the others out.
+    """
+    mask_RT = sequences.completion_mask
+    columns_T = mask_RT.any(0)
+    first = int(columns_T.long().argmax()) if bool(columns_T.any()) else mask_RT.shape[1]
+    keep = mask_RT.shape[1] - first + 1  # the column before the first label predicts it
+    knows = "logits_to_keep" in inspect.signature(model.module.forward).parameters
+    logits_RTV = model.module(
+        input_ids=sequences.input_ids,
+        attention_mask=sequences.attention_mask,
+        position_ids=sequences.position_ids,
+        use_cache=False,
+        **({"logits_to_keep": keep} if knows else {}),
+    ).logits[:, -keep:]
+    labels_RT = mask_RT[:, first:]
+    return logits_RTV[:, :-1][labels_RT], sequences.input_ids[:, first:][labels_RT]
+
+
+def token_logprobs(model: Model, sequences: Sequences, temperature: float = 1.0) -> torch.Tensor:
+    """(R, T) log-probabilities in nats: entry t is of token t given all before it; 0 outside `completion_mask`.
+
+    `temperature` divides the logits: the sampler's, wherever the result is compared with what was sampled.
+
+    Raises:
+        ValueError: `temperature` is not above 0.
+    """
+    if temperature <= 0:
+        msg = f"temperature must be above 0, not {temperature}"
+        raise ValueError(msg)
+    logits_KV, ids_K = completion_logits(model, sequences)
+    logits_KV = logits_KV.float()
+    if temperature != 1.0:
+        logits_KV = logits_KV / temperature
+    logprobs_K = -F.cross_entropy(logits_KV, ids_K, reduction="none")
+    empty_RT = logits_KV.new_zeros(sequences.completion_mask.shape)
+    return empty_RT.masked_scatter(sequences.completion_mask, logprobs_K)
+
+
+def completion_logprob(
+    model: Model, batch: Sequences | Sequence[TokenPair], temperature: float = 1.0, groups: int = 4
+) -> torch.Tensor:
+    """(R,) summed log-probabilities in nats, one a row of `batch`, in its order.
+
+    The rows are run in `groups` groups of like length, which changes neither the figures nor their gradients.
+
+    Raises:
+        ValueError: `temperature` or `groups` is out of range, or there is no row.
+    """
+    sequences = batch if isinstance(batch, Sequences) else collate(model, batch)
+    local = torch.arange(len(sequences), device=sequences.index.device)
+    plain = Sequences(
+        sequences.input_ids, sequences.attention_mask, sequences.completion_mask, sequences.position_ids, local
+    )
+    parts = length_groups(plain, groups)
+    sums = torch.cat([token_logprobs(model, part, temperature).sum(-1) for part in parts])
+    return sums[torch.cat([part.index for part in parts]).argsort()]

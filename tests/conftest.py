@@ -1,0 +1,101 @@
+"""Fixtures that tests of every layer share: a random two-layer model with a tokenizer of single characters."""
+
+from __future__ import annotations
+
+import string
+
+import pytest
+import torch
+from tokenizers import Regex, Tokenizer, decoders, pre_tokenizers
+from tokenizers.models import WordLevel
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+from harness.builtin.causal_lm import CausalLM
+from harness.builtin.devices import Cpu
+
+torch.set_num_threads(1)  # several test processes share the machine
+SIGNS = ["<pad>", "<bos>", "<eos>", "<unk>", "\n", " ", *string.digits, *string.ascii_letters, *"+-*/=.,?:!#"]
+TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}"
+    "{{ 'Q: ' + message['content'] + '\\n' }}{% else %}{{ message['content'] + eos_token }}{% endif %}{% endfor %}"
+)
+CONTEXT = 128
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """One token a character."""
+    backend = Tokenizer(WordLevel({sign: i for i, sign in enumerate(SIGNS)}, unk_token="<unk>"))  # noqa: S106 - no password
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    backend.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token="<pad>",  # noqa: S106 - no password
+        bos_token="<bos>",  # noqa: S106 - no password
+        eos_token="<eos>",  # noqa: S106 - no password
+        unk_token="<unk>",  # noqa: S106 - no password
+        chat_template=TEMPLATE,
+        clean_up_tokenization_spaces=False,
+        model_max_length=CONTEXT,
+    )
+
+
+def build_model(family: str = "llama", seed: int = 0, sharpness: float = 0.15, **changes) -> CausalLM:
+    """A random model; `sharpness` is the spread of its weights: the larger, the less uniform its output."""
+    common = {
+        "vocab_size": len(SIGNS),
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 48,
+        "max_position_embeddings": CONTEXT,
+        "initializer_range": sharpness,
+        "tie_word_embeddings": family == "llama",
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        **changes,
+    }
+    torch.manual_seed(seed)
+    if family == "qwen2":
+        module = Qwen2ForCausalLM(Qwen2Config(**common))
+        for layer in module.model.layers:
+            for linear in (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj):
+                torch.nn.init.normal_(linear.bias, std=sharpness)  # zero biases would hide a decoder that forgets them
+    elif family == "mistral":
+        module = MistralForCausalLM(MistralConfig(**{"sliding_window": None, **common}))
+    else:
+        module = LlamaForCausalLM(LlamaConfig(**common))
+    return CausalLM(f"tiny-{family}", module, build_tokenizer(), Cpu())
+
+
+@pytest.fixture
+def tokenizer() -> PreTrainedTokenizerFast:
+    """One token a character."""
+    return build_tokenizer()
+
+
+@pytest.fixture
+def make_model():
+    """`build_model`, for tests that want a family or a seed of their own."""
+    return build_model
+
+
+@pytest.fixture
+def tiny_model() -> CausalLM:
+    """A random two-layer Llama."""
+    return build_model()
+
+
+@pytest.fixture(params=["llama", "qwen2", "mistral"])
+def any_model(request) -> CausalLM:
+    """Each family that the fast decoder knows."""
+    return build_model(request.param)

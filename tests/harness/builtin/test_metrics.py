@@ -1,0 +1,114 @@
+"""Figures of records whose numbers can be worked out in the head."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+
+from harness.builtin.metrics import accuracy, cost, harness_metrics, verifier
+
+
+def answer(number, *, correct=True, extracted="7", finish="eos", **more):
+    return {
+        "id": f"p{number}",
+        "correct": correct,
+        "extracted": extracted,
+        "finish": finish,
+        "sampled_correct": None,
+        "prompt_tokens": 10,
+        "sampled_tokens": 20,
+        "scored_tokens": 5,
+        "flops": 1e6,
+        "samples": [],
+        **more,
+    }
+
+
+def record(*answers, training=()):
+    return {"schema": 1, "kind": "answers", "key": "ab", "answers": list(answers), "training": list(training)}
+
+
+def stage(seconds, **ledger):
+    return {"method": "sft", "key": "cd", "seconds": seconds, "ledger": ledger, "curve": [], "peak_memory_bytes": 1}
+
+
+def test_accuracy_by_hand():
+    figures = accuracy(
+        record(
+            answer(1, sampled_correct=True),
+            answer(2, correct=False, extracted=None, finish="length", sampled_correct=False),
+            answer(3, correct=False, finish="stop"),
+            answer(4, sampled_correct=False),
+        )
+    )
+    assert figures == {
+        "accuracy": 0.5,
+        "n": 4,
+        "parse_failures": 0.25,
+        "truncated": 0.25,
+        "sampled_accuracy": pytest.approx(1 / 3),
+    }
+
+
+def test_what_was_not_drawn_is_none_and_not_0():
+    assert accuracy(record(answer(1)))["sampled_accuracy"] is None
+    assert verifier(record(answer(1)))["within_problem_auc"] is None
+    assert accuracy(record())["accuracy"] is None
+    assert cost(record())["tokens_per_question"] is None
+
+
+def test_cost_by_hand():
+    figures = cost(
+        record(
+            answer(1, sampled_tokens=10, flops=1e6),
+            answer(2, sampled_tokens=30, flops=3e6),
+            training=[
+                stage(2.5, prompt_tokens=1, sampled_tokens=10, scored_tokens=100, trained_tokens=1000, flops=4.0),
+                stage(1.5, trained_tokens=5000, reused_tokens=7, model_calls=9, flops=6.0),
+            ],
+        )
+    )
+    assert figures == {
+        "tokens_per_question": 20,
+        "flops": 2e6,
+        "train_tokens": 6111,
+        "train_s": 4.0,
+        "train_flops": 10.0,
+    }
+
+
+def test_an_untrained_row_cost_no_training():
+    figures = cost(record(answer(1)))
+    assert (figures["train_tokens"], figures["train_s"], figures["train_flops"]) == (0, 0, 0)
+
+
+def test_verifier_counts_problems_with_right_and_wrong_samples():
+    def samples(*pairs):
+        return [{"correct": correct, "score": score} for correct, score in pairs]
+
+    figures = verifier(
+        record(
+            answer(1, samples=samples((True, 0.9), (False, 0.1))),
+            answer(2, samples=samples((True, 0.1), (False, 0.9), (False, 0.1))),
+            answer(3, samples=samples((True, 0.5), (True, 0.7))),
+            answer(4, samples=samples((True, None), (False, 0.3))),
+            answer(5),
+        )
+    )
+    assert figures == {"within_problem_auc": pytest.approx((1 + 0.25) / 2), "within_problem_auc_problems": 2}
+
+
+def test_metrics_are_pure_named_and_columned():
+    facts = record(answer(1, samples=[{"correct": True, "score": 1.0}]), training=[stage(1.0, trained_tokens=1)])
+    before = copy.deepcopy(facts)
+    metrics = harness_metrics()
+    assert [metric.name for metric in metrics] == ["accuracy", "cost", "verifier"]
+    for metric in metrics:
+        figures = metric.figures(facts)
+        assert figures == metric.figures(json.loads(json.dumps(facts)))
+        assert set(metric.columns) <= set(figures)
+        assert metric.summary
+    assert facts == before
+    assert metrics[2].columns == ("within_problem_auc",)

@@ -1,0 +1,125 @@
+"""Runs: seeds, budgets, batches, counting."""
+
+import math
+
+import pytest
+import torch
+
+from harness.contracts import ModelSize
+from harness.meter import DivergedError, Ledger, Run, derive_seed, forward_flops
+
+
+class FakeModel:
+    """What the meter needs of a model."""
+
+    size = ModelSize(parameters=10, layers=2, width=4)
+
+    def __init__(self):
+        self.module = Probe()
+
+
+class Probe(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(7))
+        self.frozen = torch.nn.Parameter(torch.ones(3), requires_grad=False)
+
+    def forward(self, input_ids, attention_mask=None):
+        return {"logits": input_ids.float() @ torch.ones(input_ids.shape[1], 7) * self.weight}
+
+
+def test_seeds_depend_on_their_parts_alone():
+    assert derive_seed(1, "a", 2) == derive_seed(1, "a", 2)
+    assert len({derive_seed(1, "a", 2), derive_seed(1, "a", 3), derive_seed(2, "a", 2), derive_seed(1, "a2")}) == 4
+    assert 0 <= derive_seed("x") < 2**63
+
+
+def test_sample_seeds_do_not_depend_on_who_draws_how_many():
+    assert Run(5).next_draws("p", 4) == Run(5).next_draws("p", 16)[:4]
+    one = Run(5)
+    assert one.next_draws("p", 2) + one.next_draws("p", 2) == Run(5).next_draws("p", 4)
+    assert Run(5).next_draws("p", 1) != Run(5).next_draws("q", 1)
+    assert Run(5).next_draws("p", 1) != Run(6).next_draws("p", 1)
+
+
+def test_forward_passes_are_counted_without_help():
+    model, run = FakeModel(), Run(0)
+    run.watch(model)
+    ids = torch.ones(2, 5, dtype=torch.long)
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
+    model.module(input_ids=ids, attention_mask=mask)
+    with torch.no_grad():
+        model.module(ids)
+    assert (run.ledger.trained_tokens, run.ledger.scored_tokens, run.ledger.model_calls) == (8, 10, 2)
+    trained = 2 * forward_flops(model.size, 8, 25 + 9) + 2 * 7 * 8  # activations' and weights' gradients
+    assert run.ledger.flops == trained + forward_flops(model.size, 10, 50)
+    run.close()
+    model.module(ids)
+    assert run.ledger.model_calls == 2
+
+
+def test_the_sampler_may_count_for_itself():
+    model, run = FakeModel(), Run(0)
+    run.watch(model)
+    with run.uncounted():
+        model.module(torch.ones(1, 3, dtype=torch.long))
+    assert run.ledger == Ledger()
+
+
+def test_a_budget_ends_the_batches():
+    run = Run(0, budget=100)
+    seen = []
+    for batch in run.batches(list(range(10)), 4):
+        seen.append(batch)
+        run.charge("trained", 30)
+    assert len(seen) == 4  # 30, 60, 90, then 120: the batch that crosses the line is the last
+    assert run.left == 0
+    assert run.progress == 1.0
+    assert sorted(seen[0] + seen[1] + seen[2]) == list(range(10))
+
+
+def test_batches_are_shuffled_by_the_seed_alone():
+    def order(seed):
+        return [list(batch) for batch in Run(seed).batches(list(range(20)), 5, epochs=2)]
+
+    assert order(1) == order(1)
+    assert order(1) != order(2)
+    assert order(1)[:4] != order(1)[4:]
+
+
+def test_a_loop_that_would_never_end_is_refused():
+    with pytest.raises(ValueError, match="nothing to train on"):
+        next(Run(0, budget=1).batches([], 2))
+    with pytest.raises(ValueError, match="neither a budget"):
+        next(Run(0).batches([1], 2))
+    with pytest.raises(RuntimeError, match="without any forward pass"):
+        list(Run(0, budget=5).batches([1, 2, 3], 1))
+
+
+def test_a_question_counts_sampled_tokens_only():
+    run = Run(0, budget=10, counts="sampled_tokens")
+    run.charge("prompt", 100)
+    assert run.left == 10
+    run.charge("sampled", 4)
+    assert run.left == 6
+    assert Run(0).left == math.inf
+
+
+def test_numbers_that_are_not_finite_end_the_training():
+    run = Run(0)
+    run.log(loss=1.0)
+    with pytest.raises(DivergedError, match="loss is nan"):
+        run.log(loss=math.nan)
+    assert [point["loss"] for point in run.curve] == [1.0]
+
+
+def test_ledgers_add_up():
+    total = Ledger(prompt_tokens=1, sampled_tokens=2, scored_tokens=3, trained_tokens=4, model_calls=5, flops=6.0)
+    total.add(total)
+    assert total == Ledger(2, 4, 6, 8, 0, 10, 12.0)
+    assert total.total_tokens == 20
+
+
+def test_a_run_without_a_scorer_says_so():
+    with pytest.raises(LookupError, match="no scorer"):
+        Run(0).score("p", [])

@@ -1,0 +1,156 @@
+"""Plans: what an expression stands for, starts, keys, and no stage twice."""
+
+import dataclasses
+
+import pytest
+
+from harness.config import ConfigError, RunConfig
+from harness.contracts import DatasetSpec, ModelSpec
+from harness.plan import Pipeline, make_plan, parse_options, pipelines, resolve
+from harness.registry import MethodInfo, Registry, RegistryError
+
+
+def info(name, verbs, after=(), needs=(), fields=None, family="test-time", upper_bound=False):
+    return MethodInfo(name, family, verbs, after, needs, upper_bound, "", fields or {}, f"sha-{name}", "m", "d", "1")
+
+
+METHODS = [
+    info("greedy", ("answer",), family="control", fields={"temperature": 0.0}),
+    info("think", ("train",), fields={"lr": 0.1, "steps": 3}),
+    info("prefer", ("train",), after=("think",)),
+    info("vote", ("answer",), after=("think",), fields={"samples": 16}),
+    info("choose", ("answer",), after=("think",), needs=("scorer",)),
+    info("judge", ("train", "score"), after=("think",)),
+    info("coin", ("score",), after=("think",), family="control"),
+    info("key", ("answer",), after=("think",), upper_bound=True),
+]
+
+
+class FakeRegistry(Registry):
+    """A registry whose model and dataset need no plugin."""
+
+    def spec(self, kind, name):
+        if kind == "models":
+            return ModelSpec(name, "", lambda device: None, lambda: f"weights of {name}")
+        return DatasetSpec(name, "", lambda: None, lambda: f"rows of {name}", 32, 1000)
+
+
+@pytest.fixture
+def registry():
+    others = {"models": {"m": ("", None), "n": ("", None)}, "datasets": {"d": ("", None)}}
+    return FakeRegistry((), {m.name: m for m in METHODS}, others)
+
+
+def config(*texts, **changes):
+    return RunConfig(pipelines=texts, model="m", dataset="d", **changes)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("think", [Pipeline(("think",), None, "greedy")]),
+        ("base", [Pipeline((), None, "greedy")]),
+        ("prefer", [Pipeline(("think", "prefer"), None, "greedy")]),
+        ("base > prefer", [Pipeline(("prefer",), None, "greedy")]),
+        ("prefer + vote", [Pipeline(("think", "prefer"), None, "vote")]),
+        ("vote", [Pipeline(("think",), None, "vote")]),
+        ("base + vote", [Pipeline((), None, "vote")]),
+        ("greedy", [Pipeline((), None, "greedy")]),
+        ("think > judge + choose", [Pipeline(("think",), "judge", "choose")]),
+        ("choose", [Pipeline(("think",), "judge", "choose"), Pipeline(("think",), "coin", "choose")]),
+        ("judge", [Pipeline(("think",), "judge", "choose")]),
+        ("base > coin + choose", [Pipeline((), "coin", "choose")]),
+    ],
+)
+def test_what_an_expression_stands_for(registry, text, expected):
+    assert resolve(text, registry) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("think > vote", "put it after a"),
+        ("think + prefer", "cannot answer"),
+        ("judge > coin + choose", "more than one scorer"),
+        ("judge + vote", "uses no scorer"),
+    ],
+)
+def test_orders_that_make_no_sense(registry, text, word):
+    with pytest.raises(ConfigError, match=word):
+        resolve(text, registry)
+
+
+def test_an_unknown_name_gets_the_nearest(registry):
+    with pytest.raises(RegistryError, match="did you mean think"):
+        resolve("thinj", registry)
+
+
+def test_every_row_brings_its_start(registry):
+    found = [p.label({}) for p in pipelines(config("think > judge + choose", "prefer"), registry)]
+    assert found == ["base", "think", "think > judge + choose", "think > prefer"]
+    assert Pipeline(("think",), "judge", "choose").start == Pipeline(("think",), None, "greedy")
+    assert Pipeline((), None, "greedy").start is None
+
+
+def test_labels_show_what_is_not_the_default(registry):
+    options = parse_options(["vote.samples=4", "think.lr=0.1", "think.steps=5"], registry)
+    assert options == {"vote": {"samples": 4}, "think": {"steps": 5}}
+    assert Pipeline(("think",), None, "vote").label(options) == "think(steps=5) + vote(samples=4)"
+
+
+def test_options_name_what_they_do_not_know(registry):
+    with pytest.raises(RegistryError, match="unknown field of vote 'sample': did you mean samples"):
+        parse_options(["vote.sample=4"], registry)
+    with pytest.raises(RegistryError, match="unknown method"):
+        parse_options(["votes.samples=4"], registry)
+    with pytest.raises(ConfigError, match="expected int"):
+        parse_options(["vote.samples=four"], registry)
+
+
+def test_no_stage_is_planned_twice_and_each_comes_after_what_it_needs(registry):
+    jobs = make_plan(config(), registry, "cpu").jobs
+    keys = [job.key for job in jobs]
+    assert len(keys) == len(set(keys))
+    for number, job in enumerate(jobs):
+        assert set(job.after) <= set(keys[:number])
+    stages = [job.spec["method"]["name"] for job in jobs if job.kind == "stage"]
+    assert sorted(stages) == ["judge", "prefer", "think"]
+    assert [job.kind for job in jobs].index("timing") > max(i for i, job in enumerate(jobs) if job.kind == "answers")
+
+
+def key_of(registry, label="think + vote", device="cpu", **changes):
+    made = make_plan(config("vote", "prefer", **changes), registry, device)
+    return next(j.key for j in made.jobs if j.kind == "answers" and j.spec["row"]["pipeline"].startswith(label))
+
+
+def test_a_key_covers_everything_that_shapes_the_result(registry):
+    other_data = dataclasses.replace(config("vote", "prefer"), dataset="e")
+    edited = {**registry.methods, "vote": dataclasses.replace(registry.methods["vote"], source="edited")}
+    other_start = {**registry.methods, "think": dataclasses.replace(registry.methods["think"], source="edited")}
+    others = {**registry.others, "datasets": {"d": ("", None), "e": ("", None)}}
+    wide = FakeRegistry((), registry.methods, others)
+    keys = [
+        key_of(registry),
+        key_of(registry, seeds=(1,)),
+        key_of(registry, limit=5),
+        key_of(registry, train_tokens=5),
+        key_of(registry, question_tokens=5),
+        key_of(registry, "think + vote(", options={"vote": {"samples": 4}}),
+        key_of(registry, "think(", options={"think": {"lr": 0.2}}),
+        key_of(registry, device="cuda"),
+        key_of(FakeRegistry((), edited, registry.others)),
+        key_of(FakeRegistry((), other_start, registry.others)),
+        next(j.key for j in make_plan(other_data, wide, "cpu").jobs if j.spec.get("row", {}).get("method") == "vote"),
+    ]
+    assert len(set(keys)) == len(keys)
+    assert key_of(registry) == key_of(registry, jobs=7, timeout_s=1.0)  # what does not shape it is not in it
+
+
+def test_two_models_share_nothing(registry):
+    plans = [make_plan(dataclasses.replace(config(), model=name), registry, "cpu").jobs for name in ("m", "n")]
+    assert not {job.key for job in plans[0]} & {job.key for job in plans[1]}
+
+
+def test_seeds_multiply_the_cells(registry):
+    one, two = (make_plan(config("vote", seeds=seeds), registry, "cpu").jobs for seeds in ((0,), (0, 1)))
+    assert len(two) == 2 * len(one)

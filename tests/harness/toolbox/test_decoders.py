@@ -1,0 +1,124 @@
+"""The fast decoder against `generate`, and the two decoders against each other."""
+
+from itertools import chain
+
+import pytest
+import torch
+from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel
+
+from harness.builtin.causal_lm import CausalLM
+from harness.builtin.devices import Cpu
+from harness.toolbox import SampleRequest, draw, fast_decoder
+
+PROMPTS = ["7+5", "Finn has 10 balls. Finn buys 12 more.", "a", "Zed has 3.", "Ann and Bo", "7+5"]
+
+
+def requests_for(model, n=1, temperature=0.0, limit=24, stop=()):
+    return [
+        SampleRequest(tuple(model.encode_prompt(p)), tuple(range(100 * i, 100 * i + n)), temperature, limit, stop)
+        for i, p in enumerate(PROMPTS)
+    ]
+
+
+def end_early(model, temperature=0.0):
+    """Make the token that comes first at the most different places the end of a row, so that rows end one by one."""
+    rows = [row.tokens for rows in draw(model, requests_for(model, 3, temperature, 40)) for row in rows]
+    places = {token: {row.index(token) for row in rows if token in row} for token in set().union(*rows)}
+    best = max(sorted(places), key=lambda token: len(places[token]))
+    model.tokenizer.eos_token = model.tokenizer.convert_ids_to_tokens(best)
+
+
+def by_generate(model, ids, limit):
+    out = model.module.generate(
+        torch.tensor([ids]),
+        attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+        generation_config=GenerationConfig(
+            do_sample=False, max_new_tokens=limit, eos_token_id=model.eos, pad_token_id=model.pad
+        ),
+    )
+    return tuple(out[0, len(ids) :].tolist())
+
+
+def through_generate(monkeypatch, model, requests, **options):
+    with monkeypatch.context() as patch:
+        patch.setattr(fast_decoder, "supports", lambda module: False)
+        return draw(model, requests, **options)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_greedy_equals_generate_token_for_token(any_model, make_model, seed):
+    model = make_model(any_model.name.removeprefix("tiny-"), seed=seed)
+    end_early(model)
+    assert fast_decoder.supports(model.module)
+    drawn = draw(model, requests_for(model, n=3, limit=40))
+    lengths = set()
+    for request, rows in zip(requests_for(model), drawn, strict=True):
+        expected = by_generate(model, request.prompt_ids, 40)
+        assert [row.tokens for row in rows] == [expected] * 3
+        lengths.add(len(expected))
+    assert len(lengths) > 1, "no row stopped early: the test would not see a row that is dropped wrongly"
+
+
+def test_sampling_through_generate_equals_the_fast_decoder(any_model, monkeypatch):
+    for temperature in (0.0, 0.7, 1.0):
+        end_early(any_model, temperature)
+        requests = requests_for(any_model, n=4, temperature=temperature)
+        fast, slow = draw(any_model, requests), through_generate(monkeypatch, any_model, requests)
+        for a, b in zip(chain(*fast), chain(*slow), strict=True):
+            assert (a.tokens, a.text, a.finish) == (b.tokens, b.text, b.finish)
+            assert a.logprobs == pytest.approx(b.logprobs, abs=1e-4)
+
+
+def test_a_family_the_fast_decoder_does_not_know_is_sampled_all_the_same(tokenizer):
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=len(tokenizer), n_embd=32, n_layer=2, n_head=2, n_positions=64, initializer_range=0.2
+    )
+    model = CausalLM("gpt", GPT2LMHeadModel(config), tokenizer, Cpu())
+    assert not fast_decoder.supports(model.module)
+    drawn = draw(model, requests_for(model, n=2, temperature=0.0, limit=10))
+    for request, rows in zip(requests_for(model), drawn, strict=True):
+        assert [row.tokens for row in rows] == [by_generate(model, request.prompt_ids, 10)] * 2
+
+
+def test_the_models_own_generation_settings_change_nothing(tiny_model, monkeypatch):
+    requests = requests_for(tiny_model)
+    expected = draw(tiny_model, requests)
+    tiny_model.module.generation_config.repetition_penalty = 5.0
+    before = tiny_model.module.generation_config
+    drawn = through_generate(monkeypatch, tiny_model, requests)
+    assert [[row.tokens for row in rows] for rows in drawn] == [[row.tokens for row in rows] for rows in expected]
+    assert tiny_model.module.generation_config is before
+
+
+def test_weights_are_read_anew_each_time(tiny_model):
+    requests = requests_for(tiny_model)
+    before = draw(tiny_model, requests)
+    with torch.no_grad():
+        for parameter in tiny_model.module.model.layers.parameters():
+            parameter.mul_(-1.5)
+    after = draw(tiny_model, requests)
+    assert [[r.tokens for r in rows] for rows in before] != [[r.tokens for r in rows] for rows in after]
+    assert after[0][0].tokens == by_generate(tiny_model, requests[0].prompt_ids, 24)
+
+
+def test_what_the_fast_decoder_refuses(make_model):
+    assert not fast_decoder.supports(make_model("mistral", sliding_window=8).module)
+    wrapped = make_model().module
+    wrapped.model.layers[0].self_attn.q_proj = torch.nn.Sequential(wrapped.model.layers[0].self_attn.q_proj)
+    assert not fast_decoder.supports(wrapped)
+    hooked = make_model().module
+    hooked.model.layers[1].register_forward_hook(lambda *_: None)
+    assert not fast_decoder.supports(hooked)
+    metered = make_model().module
+    metered.register_forward_hook(lambda *_: None)
+    assert fast_decoder.supports(metered)
+    assert not fast_decoder.supports(
+        make_model(rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}).module
+    )
+
+
+def test_sampling_leaves_no_gradient_and_no_inference_tensor(tiny_model):
+    draw(tiny_model, requests_for(tiny_model, temperature=1.0))
+    loss = tiny_model.module(input_ids=torch.tensor([[1, 2, 3]])).logits.sum()
+    loss.backward()

@@ -1,0 +1,63 @@
+"""SFT: the loss is on the answer and its end token, and on nothing else."""
+
+import math
+
+import pytest
+import torch
+from harness_finetuning.sft import SFT
+
+from harness import Run
+from harness.toolbox import completion_loss
+
+
+def test_a_uniform_model_has_loss_ln_v(tiny_model):
+    torch.nn.init.zeros_(tiny_model.module.lm_head.weight)
+    loss = completion_loss(tiny_model, [("1+1?", "A: 2"), ("10+10?", "A: 20")], backward=False)
+    assert loss == pytest.approx(math.log(tiny_model.module.config.vocab_size), rel=1e-5)
+
+
+def test_the_question_is_not_learnt(tiny_model, toy_data, monkeypatch):
+    """The gradient is that of the completion tokens' own log-probabilities."""
+    seen = []
+    method = SFT(lr=0.0, batch_size=12)
+    monkeypatch.setattr("harness_finetuning.sft.update", lambda optimizer: seen.append(gradient(tiny_model)))
+    run = Run(0, budget=1)
+    run.watch(tiny_model)
+    method.train(tiny_model, toy_data, run)
+    total, count = torch.zeros(()), 0
+    tiny_model.module.zero_grad()
+    for problem in toy_data.problems:
+        prompt, target = tiny_model.encode_prompt(problem.prompt), tiny_model.encode_completion(f"A: {problem.answer}")
+        logits = tiny_model.module(torch.tensor([prompt + target])).logits[0].log_softmax(-1)
+        for place, token in enumerate(target):  # the end token is the last of them
+            total, count = total - logits[len(prompt) + place - 1, token], count + 1
+    (total / count).backward()
+    assert torch.allclose(seen[0], gradient(tiny_model), rtol=1e-4, atol=1e-7)
+
+
+def gradient(model):
+    return torch.cat([p.grad.flatten() for p in model.module.parameters()]).clone()
+
+
+def test_it_learns_answers_alone_within_its_budget(train, tiny_model, toy_data):
+    run = train(SFT(lr=1e-2, batch_size=4), tokens=6000)
+    assert run.curve[-1]["loss"] < 0.5 * run.curve[0]["loss"]
+    assert run.ledger.trained_tokens == run.spent
+    assert 6000 <= run.spent < 6000 + 4 * 40
+    targets = {toy_data.render_target(p, False) for p in toy_data.problems}
+    assert not any("T:" in target for target in targets)
+
+
+def test_the_same_seed_gives_the_same_weights(train, make_model):
+    models = [make_model(seed=3) for _ in range(2)]
+    for model in models:
+        train(SFT(batch_size=4), tokens=1500, model=model)
+    assert models[0].fingerprint() == models[1].fingerprint()
+
+
+def test_without_problems_it_says_so(tiny_model, toy_data):
+    empty = type(toy_data)([], [], toy_data.verify, toy_data.render_target)
+    with pytest.raises(ValueError, match="nothing to train on"):
+        SFT().train(tiny_model, empty, Run(0, budget=10))
+
+
