@@ -1,4 +1,4 @@
-"""harness: what does each post-training method buy, and what does it cost?"""
+"""harness: what each post-training method buys, and what it costs, on one model, data and budget."""
 
 from harness.contracts import (
     Answer,

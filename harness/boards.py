@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +24,16 @@ from harness.tables import ACCURACY, COST, FIGURES, LATENCY, render, write_board
 __all__ = ["make_boards", "render", "write_boards"]
 
 
-def make_boards(store_folder: str | Path, metrics: Sequence[Metric]) -> dict[str, list[Row]]:
-    """Rows of the `accuracy` and the `latency` board from the records of a results folder.
+def make_boards(
+    store_folder: str | Path, metrics: Sequence[Metric], keys: Container[str] | None = None
+) -> dict[str, list[Row]]:
+    """Rows of the `accuracy` and the `latency` board from the records of a results folder, or from those in `keys`.
 
     Raises:
         StoreError: a record is torn, foreign, or lacks what a board needs.
     """
     store = Store(store_folder)
-    answers, timings = answer_cells(store, metrics), timing_cells(store)
+    answers, timings = answer_cells(store, metrics, keys), timing_cells(store, keys)
     columns = [column for metric in metrics for column in metric.columns if column not in ACCURACY]
     entries = [entry for cells in grouped(answers, lambda cell: cell.arena) for entry in _ranked(cells, columns)]
     tested = [entry.row for entry in entries if entry.row["p_adjusted"] is not None]

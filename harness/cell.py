@@ -204,7 +204,7 @@ def timed(device: Device, work: Callable[[], object]) -> float:
 
 
 def time_answers(bench: Bench, progress: Progress) -> dict[str, Any]:
-    """Latency one question at a time, greedy beside it in turns, then throughput; nothing is read from shared samples."""
+    """Latency one question at a time, greedy beside it in turns, then throughput; no sample is shared."""
     spec = bench.spec
     desk = Desk.open(bench, spec["method"])
     greedy = bench.method(spec["baseline"])

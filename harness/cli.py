@@ -67,7 +67,7 @@ def explain(error: Exception) -> None:
 @click.version_option(package_name="posttrain-harness", prog_name="harness")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 def main(debug: bool) -> None:
-    """What does each post-training method buy, and what does it cost?"""
+    """Compare post-training methods: what does each buy, and what does it cost."""
     del debug  # read where errors end
 
 
@@ -97,7 +97,7 @@ def registry() -> Registry:
 
 
 @main.command()
-@click.option("--all", "everything", is_flag=True, help="Every method, each after the stages it declares (the default).")
+@click.option("--all", "everything", is_flag=True, help="Every method, after the stages it declares (the default).")
 @click.option("-m", "--pipeline", "pipelines", multiple=True, metavar="PIPELINE", shell_complete=complete("methods"),
               help="A method or a pipeline, like 'cot-sft > dpo + self-consistency'. May be given again.")  # fmt: skip
 @click.option("-o", "--option", "options", multiple=True, metavar="METHOD.FIELD=VALUE", help="Set a hyper-parameter.")
@@ -166,8 +166,9 @@ def again_without_limit() -> str:
     return shlex.join(["harness", *[w for w in words if not w.startswith("--limit=")]])
 
 
-def make_config(found: Registry, options: Sequence[str], seeds: str, jobs: int, timeout: float,
-                out: Path | None, pipelines: tuple[str, ...], **same: Any) -> RunConfig:  # fmt: skip
+def make_config(
+    found: Registry, *, options: Sequence[str], seeds: str, timeout: float, out: Path | None, **same: Any
+) -> RunConfig:
     """The request as it was typed, checked as far as that needs no work."""
     from harness.plan import parse_options
 
@@ -179,12 +180,11 @@ def make_config(found: Registry, options: Sequence[str], seeds: str, jobs: int, 
         message = f"--seeds {seeds!r}: expected whole numbers separated by commas, like 0,1,2"
         raise ConfigError(message) from None
     if out is None:
-        from harness.store import slug
+        from harness.files import slugged
 
         limit = f"-limit{same['limit']}" if same["limit"] else ""
-        out = Path("results") / slug(f"{same['model']}-{same['dataset']}{limit}")
-    return RunConfig(pipelines=pipelines, options=parse_options(options, found), seeds=numbers, out=out, jobs=jobs,
-                     timeout_s=timeout, **same)  # fmt: skip
+        out = Path("results") / slugged(f"{same['model']}-{same['dataset']}{limit}")
+    return RunConfig(options=parse_options(options, found), seeds=numbers, out=out, timeout_s=timeout, **same)
 
 
 @main.command()

@@ -202,8 +202,13 @@ class TrainingData:
 class Dataset(Protocol):
     """Problems in three splits, the views of them that methods need, and the one verifier for reward and eval."""
 
-    name: str
-    test: Sequence[Problem]
+    @property
+    def name(self) -> str:
+        """The name it is known by."""
+
+    @property
+    def test(self) -> Sequence[Problem]:
+        """The problems that are answered and verified."""
 
     def training(self) -> TrainingData:
         """Train and dev splits with their views."""

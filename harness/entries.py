@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
@@ -88,15 +88,15 @@ class Entry:
         return math.fsum(values) / len(values) if values else None
 
 
-def answer_cells(store: Store, metrics: Sequence[Metric]) -> list[Cell]:
-    """Cells of all answers, and of the jobs that failed to give any.
+def answer_cells(store: Store, metrics: Sequence[Metric], keys: Container[str] | None = None) -> list[Cell]:
+    """Cells of all answers, or of those in `keys`, and of the jobs that failed to give any.
 
     Raises:
         StoreError: a record is torn, foreign, or lacks what a board needs.
     """
     known: dict[tuple[str, ...], tuple[tuple[str, ...], NDArray[np.intp]]] = {}
-    failures = list(_failures(store))
-    cells = [_answers_cell(record, metrics, known) for record in store.each("answers")]
+    failures = list(_failures(store, keys))
+    cells = [_answers_cell(record, metrics, known) for record in store.each("answers") if _wanted(record, keys)]
     cells += [_failed_cell(record) for record in failures if record["kind"] == "answers"]
     # A stage that failed is a failed row of its own pipeline, unless that pipeline's cell speaks for itself.
     spoken = {(cell.identity, cell.spec["seed"]) for cell in cells}
@@ -104,22 +104,26 @@ def answer_cells(store: Store, metrics: Sequence[Metric]) -> list[Cell]:
     return cells + [cell for cell in stages if (cell.identity, cell.spec["seed"]) not in spoken]
 
 
-def timing_cells(store: Store) -> list[Cell]:
-    """Cells of all timings, and of the jobs that failed to give any.
+def timing_cells(store: Store, keys: Container[str] | None = None) -> list[Cell]:
+    """Cells of all timings, or of those in `keys`, and of the jobs that failed to give any.
 
     Raises:
         StoreError: a record is torn, foreign, or lacks what a board needs.
     """
-    cells = [_timing_cell(record) for record in store.each("timing")]
-    return cells + [_failed_cell(record) for record in _failures(store) if record["kind"] == "timing"]
+    cells = [_timing_cell(record) for record in store.each("timing") if _wanted(record, keys)]
+    return cells + [_failed_cell(record) for record in _failures(store, keys) if record["kind"] == "timing"]
 
 
-def _failures(store: Store) -> Iterator[Mapping[str, Any]]:
+def _wanted(record: Mapping[str, Any], keys: Container[str] | None) -> bool:
+    return keys is None or record["key"] in keys
+
+
+def _failures(store: Store, keys: Container[str] | None) -> Iterator[Mapping[str, Any]]:
     """Last attempts of the keys that have no record."""
     done = {kind: store.keys(kind) for kind in FOLDERS}
     for key in store.attempted():
         attempts = store.attempts(key)
-        if attempts and key not in done.get(attempts[-1]["kind"], ()):
+        if attempts and _wanted(attempts[-1], keys) and key not in done.get(attempts[-1]["kind"], ()):
             yield attempts[-1]
 
 

@@ -5,14 +5,13 @@ Resume is the default because nothing else is possible: a job whose record is in
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 from filelock import FileLock
 
 from harness import boards
@@ -20,12 +19,15 @@ from harness.config import RunConfig
 from harness.executors import Executor, Job, Outcome
 from harness.executors.inline import Inline
 from harness.executors.local import Local
+from harness.files import explained, write_atomically
 from harness.plan import Plan, PlannedJob, digest, make_plan
 from harness.progress import Reporter
 from harness.registry import Registry
 from harness.store import Store
 
 TARGET = "harness.cell:execute"
+MEMORY_SHARE = 0.8
+"""Share of the machine's memory that all workers together may take."""
 MOST_ATTEMPTS = 3
 """A job that failed so often is not tried again until `--fresh`."""
 
@@ -41,7 +43,7 @@ class Result:
     done: int
 
 
-def run(config: RunConfig, registry: Registry, reporter: Reporter, console_width: int = 0) -> Result:
+def run(config: RunConfig, registry: Registry, reporter: Reporter) -> Result:
     """Do a run and write its boards.
 
     Raises:
@@ -53,8 +55,9 @@ def run(config: RunConfig, registry: Registry, reporter: Reporter, console_width
     plan = make_plan(config, registry, device)
     store = Store(config.out)
     if config.fresh:
-        for job in plan.jobs:
-            store.discard(job.kind, job.key)
+        for kind in ("stage", "answers", "timing"):
+            store.discard(kind, {job.key for job in plan.jobs if job.kind == kind})
+        store.discard_samples()
     keys = register_cells(store.folder, plan, config)
     todo = missing(plan, store)
     kept = len(plan.jobs) - len(todo)
@@ -75,7 +78,8 @@ def choose_device(name: str, registry: Registry) -> str:
             msg = f"device {name!r} is not available on this machine: see `harness ls devices`"
             raise LookupError(msg)
         return name
-    return next(spec.name for spec in registry.specs("devices") if spec.make().available())
+    found: str = next(spec.name for spec in registry.specs("devices") if spec.make().available())
+    return found
 
 
 def register_cells(folder: Path, plan: Plan, config: RunConfig) -> list[str]:
@@ -86,21 +90,34 @@ def register_cells(folder: Path, plan: Plan, config: RunConfig) -> list[str]:
     """
     settings = digest([config.model, config.dataset, config.limit, config.train_tokens, config.question_tokens])
     path = folder / "board.json"
-    with FileLock(folder / ".board.lock"):
+    with explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with explained(path), FileLock(folder / ".board.lock"):
         known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         cells = known.get("cells", {}) if known.get("settings") == settings else {}
         for job in plan.jobs:
             if job.kind != "stage":
                 cells[f"{job.kind} {job.spec['row']['pipeline']} seed {job.spec['seed']}"] = job.key
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(json.dumps({"settings": settings, "cells": cells}, indent=1), encoding="utf-8")
-        temporary.replace(path)
+        write_atomically(path, json.dumps({"settings": settings, "cells": cells}, indent=1).encode())
     return sorted(cells.values())
+
+
+def board_keys(folder: Path) -> list[str]:
+    """The keys of the cells that a folder's boards are made of.
+
+    Raises:
+        FileNotFoundError: the folder holds no results.
+    """
+    path = folder / "board.json"
+    if not path.exists():
+        msg = f"{folder} holds no results: it has no board.json"
+        raise FileNotFoundError(msg)
+    return sorted(json.loads(path.read_text(encoding="utf-8"))["cells"].values())
 
 
 def missing(plan: Plan, store: Store) -> list[PlannedJob]:
     """The jobs that must be done: cells without a record, and the stages that these need and the store lacks."""
-    done = {job.key for job in plan.jobs if store.get(job.kind, job.key) is not None}
+    done = set().union(*(store.keys(kind) for kind in ("stage", "answers", "timing")))
     needed: set[str] = set()
     for job in reversed(plan.jobs):
         if job.key not in done and (job.kind != "stage" or job.key in needed):
@@ -109,9 +126,7 @@ def missing(plan: Plan, store: Store) -> list[PlannedJob]:
     return [job for job in plan.jobs if job.key in needed - done]
 
 
-def perform(
-    todo: Sequence[PlannedJob], store: Store, config: RunConfig, reporter: Reporter, kept: int
-) -> int:
+def perform(todo: Sequence[PlannedJob], store: Store, config: RunConfig, reporter: Reporter, kept: int) -> int:
     """Run jobs to the end; how many did not succeed."""
     jobs = {job.key: job for job in todo}
     poisoned = {key for key in jobs if attempts(store, key) >= MOST_ATTEMPTS}
@@ -150,7 +165,14 @@ def make_executor(config: RunConfig, store: Store, reporter: Reporter) -> Execut
     """Worker processes, or this process itself for debugging."""
     if config.inline:
         return Inline(TARGET, on_progress=reporter.event)
-    return Local(TARGET, workers=config.jobs, on_progress=reporter.event, log_dir=store.folder / "logs")
+    memory = int(MEMORY_SHARE * psutil.virtual_memory().total / config.jobs)
+    return Local(
+        TARGET,
+        workers=config.jobs,
+        memory_bytes=memory,
+        on_progress=reporter.event,
+        log_dir=store.folder / "logs",
+    )
 
 
 def as_job(job: PlannedJob, planned: set[str], store: Store, config: RunConfig) -> Job:
@@ -211,8 +233,3 @@ def poison(store: Store, job: PlannedJob) -> Outcome:
     if store.attempts(job.key)[-1]["status"] != "poisoned":
         record_attempt(store, job, outcome)
     return outcome
-
-
-def replace_out(config: RunConfig, out: Path) -> RunConfig:
-    """The same request with another results folder."""
-    return dataclasses.replace(config, out=out)

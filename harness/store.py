@@ -18,7 +18,7 @@ import re
 import secrets
 import shutil
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +167,27 @@ class Store:
                 msg = f"{path}: not a whole shard of samples: {error}"
                 raise StoreError(msg) from error
         return rows
+
+    # -- doing again
+
+    def discard(self, kind: str, keys: Container[str]) -> None:
+        """Forget the records of `keys` and their failed attempts. Checkpoints of a forgotten stage are swept later.
+
+        Raises:
+            StoreError: a file cannot be removed.
+        """
+        for path in self._listed(FOLDERS[kind]):
+            match = _RECORD_FILE.fullmatch(path.name)
+            if match and match[1] in keys:
+                with explained(path):
+                    path.unlink(missing_ok=True)
+        for folder in self._listed("attempts"):
+            if folder.name in keys:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def discard_samples(self) -> None:
+        """Forget all shared samples."""
+        shutil.rmtree(self._inside("samples"), ignore_errors=True)
 
     # -- attempts and logs
 

@@ -131,6 +131,7 @@ _COLUMNS = {
     ),
 }
 _ESCAPES = {ord(letter): f"&#{ord(letter)};" for letter in "|[]`"} | {ord("&"): "&amp;", ord("<"): "&lt;"}
+_SAME = ("model", "dataset")  # columns where they differ, named in the legend in any case
 _LABELS = (
     "Labels: a control is there to be beaten; an upper bound cannot be used in earnest (it sees the right answers), so "
     "it has no rank. A row without a rank failed, lost a seed, or was asked other problems."
@@ -189,7 +190,7 @@ def render(board: str, rows: Sequence[Row], *, width: int | None = None, full: b
 
     columns = _shown(board, rows)
     for most in (2, 1, 0) if full else (1, 0):
-        chosen = [column for column in columns if column.weight <= most or column.head in {"model", "dataset"}]
+        chosen = [column for column in columns if column.weight <= most or column.head in _SAME]
         cells = [[_printable(column.text(row)) for column in chosen] for row in rows]
         widths = [max([len(c.head), *(len(line[i]) for line in cells)]) for i, c in enumerate(chosen) if c is not _NOTE]
         if full or width is None or sum(widths) + 3 * len(chosen) + len(_NOTE.head) <= width:
@@ -207,16 +208,17 @@ def notes_of(board: str, rows: Sequence[Row]) -> list[str]:
     words = "; ".join(f"{column.head}: {column.legend}" for column in _shown(board, rows))
     seeds = sorted({seed for row in rows for seed in row.get("seeds") or ()})
     machines = sorted({machine for row in rows if (machine := row.get("machine"))})
+    asked = [f"{name.capitalize()}: {', '.join(sorted({str(row.get(name)) for row in rows}))}." for name in _SAME]
     made = f"Seeds: {len(seeds)} ({', '.join(map(str, seeds))}). Machine: {' / '.join(machines) or 'not recorded'}."
     if board == "latency" and len(machines) > 1:
         made += " Seconds from different machines cannot be compared."
-    return [f"Columns: {words}.", _LABELS, made]
+    return [f"Columns: {words}.", _LABELS, " ".join([*asked, made])]
 
 
 def _shown(board: str, rows: Sequence[Row]) -> list[Column]:
     """Columns of a board: model and dataset where they differ, and those that metrics of plugins add."""
     known = _COLUMNS.get(board, (*_WHAT, _NOTE))
-    same = {name for name in ("model", "dataset") if len({row.get(name) for row in rows}) <= 1}
+    same = {name for name in _SAME if len({row.get(name) for row in rows}) <= 1}
     extra = [key for key in _keys(board, rows) if board == "accuracy" and key not in ACCURACY]
     more = [Column(key, _number(key), "from a plugin's metric") for key in extra]
     return [column for column in (*known[:-1], *more, known[-1]) if column.head not in same]

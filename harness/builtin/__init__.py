@@ -1,1 +1,1 @@
-"""builtin"""
+"""Built-in devices, metrics and loaders, brought through the same hooks as anyone's."""

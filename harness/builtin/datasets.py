@@ -107,7 +107,8 @@ def cut(name: str, items: Sequence[Problem]) -> TextDataset:
     for split, held in splits.items():
         if not held:
             rows.fail(name, None, f"{len(items)} rows are too few: the {split} split would be empty")
-    return TextDataset(name, *(list(splits[split].values()) for split in SPLITS))
+    train, dev, test = (list(splits[split].values()) for split in SPLITS)
+    return TextDataset(name, train, dev, test)
 
 
 def load_hub(name: str) -> tuple[TextDataset, str]:
@@ -122,15 +123,14 @@ def load_hub(name: str) -> tuple[TextDataset, str]:
         found: Any = datasets.load_dataset(name)
     except Exception as error:  # noqa: BLE001 - the library raises a dozen kinds, and each means the same here
         rows.fail(name, None, f"cannot be loaded from the hub: {type(error).__name__}: {error}")
-    splits = {split: rows.problems(list(found[split]), f"{name} ({split})") for split in found}
-    dev = splits.get("validation") or splits.get("dev")
+    splits: dict[str, Sequence[Problem]] = {s: rows.problems(list(found[s]), f"{name} ({s})") for s in found}
     if "train" not in splits:
         rows.fail(name, None, f"has no train split (it has {', '.join(splits)})")
-    if dev is None or "test" not in splits:
+    splits = {"dev" if split == "validation" else split: items for split, items in splits.items()}
+    if not {"dev", "test"} <= splits.keys():
         rest = cut(name, splits["train"])
-        train, dev, test = rest.train, dev or rest.dev, splits.get("test", rest.test)
-    else:
-        train, test = splits["train"], splits["test"]
+        splits = {"dev": rest.dev, "test": rest.test, **splits, "train": rest.train}
+    train, dev, test = (splits[split] for split in SPLITS)
     rows.refuse_overlap({"train": train, "dev": dev, "test": test}, name)
     revision = hashlib.sha256("".join(str(found[s]._fingerprint) for s in found).encode()).hexdigest()  # noqa: SLF001 - datasets offers its content hash under no other name
     return TextDataset(name, train, dev, test), revision

@@ -39,7 +39,7 @@ Send = Callable[[dict[str, Any]], None]
 def main(arguments: list[str]) -> NoReturn:
     """Serve until the parent is gone or the state of this process is no longer clean."""
     target, replies = arguments[0], int(arguments[1])
-    os.set_inheritable(replies, False)  # noqa: FBT003 - positional only
+    os.set_inheritable(replies, False)
     jobs = os.dup(0)  # the job that reads stdin must not eat the next job
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)

@@ -102,7 +102,7 @@ def frozen_copy(model: Model) -> Model:
     """A copy that no training can change: the reference policy. The meter counts its forward passes as well."""
     copy = model.clone()
     for parameter in copy.parameters():
-        parameter.requires_grad_(False)  # noqa: FBT003 - torch's own spelling
+        parameter.requires_grad_(False)
     return copy
 
 

@@ -1,7 +1,7 @@
 """Supervised fine-tuning (SFT): raise the log-probability of reference answers, given the question.
 
 Paper: Ouyang et al. 2022, arXiv:2203.02155, sec. 3.5 (stage 1 of InstructGPT).
-L = - sum_bt m_bt log pi(y_bt | x_b, y_b,<t) / sum_bt m_bt, with m = 1 on the answer and its end token, 0 on the question.
+L = - sum_bt m_bt log pi(y_bt | x_b, y_b,<t) / sum_bt m_bt; m is 1 on the answer and its end token, 0 on the question.
 Data: the train split, answers alone (`cot-sft` learns the worked solutions). Trains: every weight.
 Cost: one forward and one backward pass a token. Left out: packing, weight decay, a search for the best epoch.
 """

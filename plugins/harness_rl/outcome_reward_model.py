@@ -2,8 +2,8 @@
 
 Papers: Cobbe et al. 2021, arXiv:2110.14168, sec. 4.2 (verifiers from the policy's own samples); Ouyang et al. 2022,
 arXiv:2203.02155, eq. (1), the Bradley-Terry loss: L = - log sigmoid( r(x, y_right) - r(x, y_wrong) ).
-Data: train problems; completions are sampled here, from the policy as it was at the start, and labelled by the verifier.
-Trains: every weight of a copy of the policy, and the head. Cost: sampling, then one training pass over each kept sample.
+Data: train problems; completions are sampled here, from the policy as it was at the start, and verified.
+Trains: every weight of a copy of the policy, and the head. Cost: sampling, then one training pass over kept samples.
 Shapes: B pairs, R = 2B rows, D width. Only problems with right and wrong samples teach; pairs are within a problem, so
 the difficulty of the question cannot be learnt instead. One pass: a second one overfits.
 """

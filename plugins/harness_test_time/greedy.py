@@ -1,4 +1,4 @@
-"""Greedy decoding: the likeliest token at every step, one completion. The start that test-time methods are compared with.
+"""Greedy decoding: the likeliest token at every step. It is the start that test-time methods are compared with.
 
 Data: none. Cost: one completion a question.
 """

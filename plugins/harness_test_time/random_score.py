@@ -20,6 +20,7 @@ class RandomScore:
     after: ClassVar[tuple[str, ...]] = ("cot-sft",)
 
     def score(self, model: Model, prompt: str, completions: Sequence[Completion], run: Run) -> list[Scores]:
+        del model, prompt  # nothing that could help
         generator = random.Random(run.seed("random-score", run.problem_id))  # noqa: S311 - a control, not a secret
         return [Scores(generator.random()) for _ in completions]
 

@@ -22,7 +22,9 @@ def test_expressions(text, expected):
     assert parse_pipeline(text) == expected
 
 
-@pytest.mark.parametrize("text", ["", "  ", "a >", "> a", "a > > b", "a + b + c", "a +", "A", "a_b", "a > base", "a + base"])
+@pytest.mark.parametrize(
+    "text", ["", "  ", "a >", "> a", "a > > b", "a + b + c", "a +", "A", "a_b", "a > base", "a + base"]
+)
 def test_nonsense_is_refused_in_one_line(text):
     with pytest.raises(ConfigError) as caught:
         parse_pipeline(text)

@@ -10,7 +10,7 @@ from harness.plan import Pipeline, make_plan, parse_options, pipelines, resolve
 from harness.registry import MethodInfo, Registry, RegistryError
 
 
-def info(name, verbs, after=(), needs=(), fields=None, family="test-time", upper_bound=False):
+def info(name, verbs, *, after=(), needs=(), fields=None, family="test-time", upper_bound=False):
     return MethodInfo(name, family, verbs, after, needs, upper_bound, "", fields or {}, f"sha-{name}", "m", "d", "1")
 
 

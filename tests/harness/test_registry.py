@@ -59,7 +59,12 @@ def install(tmp_path, monkeypatch):
 def test_a_plugin_of_another_distribution_is_found(install):
     install("echo", METHOD.format(name="echo"))
     info = registries.load().method("echo")
-    assert (info.distribution, info.version, info.verbs, info.fields) == ("harness-echo", "1.0", ("answer",), {"times": 1})
+    assert (info.distribution, info.version, info.verbs, info.fields) == (
+        "harness-echo",
+        "1.0",
+        ("answer",),
+        {"times": 1},
+    )
     assert info.summary == "A method of somebody else's."
     assert registries.build_method(info, {"times": 2}).answer(None, "ab", None).text == "abab"
 

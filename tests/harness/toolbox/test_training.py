@@ -47,10 +47,9 @@ def test_a_uniform_model_has_a_loss_of_ln_v(tiny_model):
 
 
 def test_labels_of_prompt_tokens_do_not_count(tiny_model):
-    """Raise every log-probability of the prompt's own tokens: only completion tokens' may move the loss."""
     batch = encode_pairs(tiny_model, EXAMPLES[:1])
     logits = tiny_model.module(batch.input_ids).logits
-    begins = int(batch.completion_mask[0].long().argmax())
+    begins = len(tiny_model.encode_prompt(EXAMPLES[0][0]))
     loss = (
         -logits[0].log_softmax(-1)[range(begins - 1, batch.input_ids.shape[1] - 1), batch.input_ids[0, begins:]].mean()
     )

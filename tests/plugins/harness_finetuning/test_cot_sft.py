@@ -3,10 +3,10 @@
 import dataclasses
 
 import pytest
-from harness_finetuning import cot_sft
-from harness_finetuning.cot_sft import CoTSFT
 
 from harness import Run
+from harness_finetuning import cot_sft
+from harness_finetuning.cot_sft import CoTSFT
 
 
 def test_targets_hold_the_rationale_and_round_trip_through_the_verifier(tiny_model, toy_data, monkeypatch):

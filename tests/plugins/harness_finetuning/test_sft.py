@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from harness_finetuning.sft import SFT
 
 from harness import Run
 from harness.toolbox import completion_loss
+from harness_finetuning.sft import SFT
 
 
 def test_a_uniform_model_has_loss_ln_v(tiny_model):
@@ -59,5 +59,3 @@ def test_without_problems_it_says_so(tiny_model, toy_data):
     empty = type(toy_data)([], [], toy_data.verify, toy_data.render_target)
     with pytest.raises(ValueError, match="nothing to train on"):
         SFT().train(tiny_model, empty, Run(0, budget=10))
-
-

@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
-from harness_rl.dpo import DPO, dpo_loss
 
 from harness.toolbox import completion_logprob, encode_pairs, frozen_copy
+from harness_rl.dpo import DPO, dpo_loss
 
 
 def test_by_hand():

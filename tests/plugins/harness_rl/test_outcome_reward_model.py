@@ -1,14 +1,14 @@
-"""Outcome reward model: read at the last real token, ln 2 at equality, pairs within a problem, and it learns to rank."""
+"""Outcome reward model: read at the last real token, ln 2 at equality, pairs within a problem; it learns to rank."""
 
 import dataclasses
 import math
 
 import pytest
 import torch
-from harness_rl.outcome_reward_model import HEAD, OutcomeRewardModel, preference_loss, reward_head, rewards
 
 from harness import Completion, Run
 from harness.toolbox import collate
+from harness_rl.outcome_reward_model import HEAD, OutcomeRewardModel, preference_loss, reward_head, rewards
 
 
 @pytest.fixture

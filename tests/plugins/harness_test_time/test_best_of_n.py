@@ -1,9 +1,8 @@
 """Best-of-n: the highest score wins; one sample is plain sampling."""
 
+from harness import Run
 from harness_test_time.best_of_n import BestOfN
 from harness_test_time.sampled import Sampled
-
-from harness import Run
 
 
 def test_the_highest_score_wins(scripted):

@@ -1,9 +1,9 @@
 """Greedy: one completion, the likeliest tokens, the same as the library's."""
 
 import torch
-from harness_test_time.greedy import Greedy
 
 from harness import Run
+from harness_test_time.greedy import Greedy
 
 
 def test_it_equals_generate(tiny_model):

@@ -1,8 +1,7 @@
 """Random score: it depends on the question and the seed, and on nothing that could help."""
 
-from harness_test_time.random_score import RandomScore
-
 from harness import Completion, Run
+from harness_test_time.random_score import RandomScore
 
 
 def scores(seed, problem, texts):

@@ -1,8 +1,7 @@
 """One sample: it follows the seed of its problem."""
 
-from harness_test_time.sampled import Sampled
-
 from harness import Run
+from harness_test_time.sampled import Sampled
 
 
 def test_it_follows_the_seed(tiny_model):
