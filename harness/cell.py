@@ -10,9 +10,11 @@ import dataclasses
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from harness.bench import Bench, Desk, Progress
+from harness.builtin.devices import threads_for
 from harness.contracts import Answer, Dataset, Device, Model, Problem
 from harness.meter import DivergedError, Run
 from harness.plan import SCHEMA
@@ -205,33 +207,38 @@ def timed(device: Device, work: Callable[[], object]) -> float:
 
 def time_answers(bench: Bench, progress: Progress) -> dict[str, Any]:
     """Latency one question at a time, greedy beside it in turns, then throughput; no sample is shared."""
-    spec = bench.spec
-    desk = Desk.open(bench, spec["method"])
-    greedy = bench.method(spec["baseline"])
-    problems = list(bench.problems())
-    for problem in problems[:WARM_UP_QUESTIONS]:
-        desk.answer_alone(desk.method, problem)
-        desk.answer_alone(greedy, problem)
-    bench.device.reset_peak_memory()
-    latency: list[float] = []
-    baseline: list[float] = []
-    for number, problem in enumerate(problems[:TIMED_QUESTIONS]):
-        latency.append(timed(bench.device, lambda p=problem: desk.answer_alone(desk.method, p)))  # type: ignore[misc]
-        baseline.append(timed(bench.device, lambda p=problem: desk.answer_alone(greedy, p)))  # type: ignore[misc]
-        progress({"progress": 0.7 * (number + 1) / TIMED_QUESTIONS})
-    many = problems[:THROUGHPUT_QUESTIONS]
-    throughput = timed(bench.device, lambda: desk.answer_all(desk.method, many, lambda _: None))
+    desk = Desk.open(bench, bench.spec["method"])
+    with threads_for(desk.model.size):
+        latency, baseline = time_alone(desk, bench.method(bench.spec["baseline"]), progress)
+        many = bench.problems()[:THROUGHPUT_QUESTIONS]
+        throughput = timed(bench.device, lambda: desk.answer_all(desk.method, many, lambda _: None))
+        head = heading(bench, "timing")
     record = {
-        **heading(bench, "timing"),
+        **head,
         "latency_s": latency,
         "greedy_latency_s": baseline,
         "throughput_s": throughput,
         "throughput_questions": len(many),
         "peak_memory_bytes": bench.device.peak_memory_bytes(),
     }
-    row = spec["row"]
-    bench.store.publish("timing", f"{row['pipeline']}-seed{spec['seed']}", spec["key"], record)
+    row = bench.spec["row"]
+    bench.store.publish("timing", f"{row['pipeline']}-seed{bench.spec['seed']}", bench.spec["key"], record)
     return {"p50_s": sorted(latency)[len(latency) // 2]}
+
+
+def time_alone(desk: Desk, greedy: Any, progress: Progress) -> tuple[list[float], list[float]]:
+    """Seconds a question, by the method and by greedy decoding in turns, after a warm-up of both."""
+    device, problems = desk.bench.device, desk.bench.problems()
+    for problem in problems[:WARM_UP_QUESTIONS]:
+        desk.answer_alone(desk.method, problem)
+        desk.answer_alone(greedy, problem)
+    device.reset_peak_memory()
+    seconds: dict[str, list[float]] = {"method": [], "greedy": []}
+    for number, problem in enumerate(problems[:TIMED_QUESTIONS]):
+        for name, method in (("method", desk.method), ("greedy", greedy)):
+            seconds[name].append(timed(device, partial(desk.answer_alone, method, problem)))
+        progress({"progress": 0.7 * (number + 1) / TIMED_QUESTIONS})
+    return seconds["method"], seconds["greedy"]
 
 
 class Throttled:

@@ -5,16 +5,17 @@ torch is imported when a device is used, so that listing stays fast.
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from harness.contracts import Device, DeviceSpec, Model
+from harness.contracts import Device, DeviceSpec, Model, ModelSize
 from harness.hookspecs import hookimpl
 from harness.meter import uncounted
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 TOLERANCE = {"torch.float32": 1e-3, "torch.bfloat16": 5e-2}
 """Largest |logits - CPU's float32 logits| over the largest |CPU's logits| that `self_check` lets pass."""
+
+SMALL_MODEL = 20_000_000
+"""Parameters below which matrices are too small to be worth sharing among threads."""
 
 
 def processor_name() -> str:
@@ -43,6 +47,20 @@ def process_peak_bytes() -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux kibibytes
+
+
+@contextlib.contextmanager
+def threads_for(size: ModelSize) -> Iterator[None]:
+    """Inside, one thread where the model is so small that several would only wait for each other."""
+    import torch  # noqa: PLC0415 - slow to import
+
+    before = torch.get_num_threads()
+    if size.parameters < SMALL_MODEL:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def describe(device: Device) -> dict[str, Any]:

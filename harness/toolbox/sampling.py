@@ -68,7 +68,7 @@ def _check_count(n: int) -> None:
         raise ValueError(msg)
 
 
-def sample(  # noqa: PLR0917 - as the brief call `sample(model, prompt, run, 16)` reads
+def sample(  # noqa: PLR0917 - `sample(model, prompt, run, 16)` is how it reads best
     model: Model,
     prompt: Prompt,
     run: Run,
