@@ -20,7 +20,7 @@ from harness.meter import DivergedError, Run
 from harness.plan import SCHEMA
 from harness.samples import SharedSamples
 
-TIMED_QUESTIONS = 32
+TIMED_QUESTIONS = 20
 THROUGHPUT_QUESTIONS = 64
 WARM_UP_QUESTIONS = 2
 

@@ -318,3 +318,7 @@ def doctor(as_json: bool) -> None:
     else:
         show_table(rows, ("what", "state", "detail"))
     sys.exit(EXIT_FAILED if any(row["state"] == "bad" for row in rows) else 0)
+
+
+if __name__ == "__main__":
+    main()

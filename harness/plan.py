@@ -242,11 +242,12 @@ class _Planner:
     def _row(self, pipeline: Pipeline) -> dict[str, Any]:
         options = self.config.options
         family = self.registry.method(pipeline.method).family
+        judge = self.registry.method(pipeline.scorer).family if pipeline.scorer else ""
         return {
             "pipeline": pipeline.label(options),
             "method": pipeline.method,
             "family": family,
             "start": pipeline.start.label(options) if pipeline.start else None,
-            "control": family == "control",
+            "control": "control" in (family, judge),
             "upper_bound": self.registry.method(pipeline.answer).upper_bound,
         }

@@ -88,7 +88,9 @@ Samples at T=1 with the cue on {styles_split}, by style (share, accuracy): {styl
 
 **Weights** `model.safetensors`, float32, sha256 `{sha256}`.
 
-**Limits.** One narrow world, single digits as tokens, sums below 100.
+**Limits.** One narrow world, single digits as tokens, sums below 100. Its direct answers to long
+problems are mostly wrong. It has read judged steps and mended drafts, but has learnt neither yet:
+it calls nearly every step good and nearly every draft right.
 """
 
 

@@ -1,0 +1,213 @@
+"""One job: what is recorded, what is shared, and what is refused."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from harness import registry as registries
+from harness.bench import Bench, Desk
+from harness.cell import check_weights, execute, fact
+from harness.config import RunConfig
+from harness.contracts import Answer, Completion, Problem
+from harness.meter import DivergedError, Run
+from harness.plan import make_plan
+from harness.samples import SharedSamples
+from harness.store import Store
+from harness.toolbox import SampleRequest
+
+
+def silent(event):
+    """Progress that nobody watches."""
+
+
+@pytest.fixture(scope="module")
+def registry():
+    return registries.load()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, registry):
+    """A small run, job by job in this process: its folder and its plan."""
+    folder = tmp_path_factory.mktemp("cells")
+    config = RunConfig(
+        pipelines=("sft", "base + self-consistency", "base + oracle", "base > random-score + best-of-n"),
+        options={"self-consistency": {"samples": 4}, "oracle": {"samples": 6}},
+        limit=6,
+        train_tokens=1500,
+    )
+    plan = make_plan(config, registry, "cpu")
+    for job in plan.jobs:
+        execute({**job.spec, "key": job.key, "store": str(folder)}, silent)
+    return folder, plan
+
+
+def record(finished, pipeline, kind="answers"):
+    folder, _ = finished
+    return next(r for r in Store(folder).records(kind) if r["spec"]["pipeline"] == pipeline)
+
+
+def test_every_job_leaves_its_record(finished):
+    folder, plan = finished
+    store = Store(folder)
+    assert all(job.key in store.keys(job.kind) for job in plan.jobs)
+
+
+def test_facts_of_a_question(finished):
+    facts = record(finished, "sft")
+    assert [a["id"] for a in facts["answers"]] == [f"test-{n:04d}" for n in range(1, 7)]
+    assert facts["spec"]["start"] == "base"
+    assert facts["spec"]["family"] == "fine-tuning"
+    assert sum(a["sampled_tokens"] for a in facts["answers"]) == facts["ledger"]["sampled_tokens"] > 0
+    [training] = facts["training"]
+    assert training["method"] == "sft"
+    assert 1500 <= training["ledger"]["trained_tokens"] < 6000
+    assert facts["answers"][0]["sampled_correct"] in (True, False)
+
+
+def test_the_ledger_charges_samples_that_were_shared(finished):
+    vote = record(finished, "base + self-consistency(samples=4)")
+    oracle = record(finished, "base + oracle(samples=6)")
+    for few, many in zip(vote["answers"], oracle["answers"], strict=True):
+        assert len(few["samples"]) == 4
+        assert few["samples"] == many["samples"][:4]  # the first four of six
+        assert few["sampled_tokens"] < many["sampled_tokens"]
+    folder, _ = finished
+    groups = list((folder / "samples").iterdir())
+    rows = [row for group in groups for row in Store(folder).samples(group.name)]
+    assert len({row["id"] for row in rows}) == len(rows)  # nothing was drawn twice
+
+
+def test_an_upper_bound_counts_any_right_sample(finished):
+    facts = record(finished, "base + oracle(samples=6)")
+    assert facts["spec"]["upper_bound"]
+    for answer in facts["answers"]:
+        assert answer["correct"] == any(s["correct"] for s in answer["samples"])
+
+
+def test_scores_are_kept_beside_verdicts(finished):
+    facts = record(finished, "base > random-score + best-of-n")
+    assert all(isinstance(s["score"], float) for a in facts["answers"] for s in a["samples"])
+
+
+def test_timing_holds_every_repeat_and_greedy_beside_it(finished):
+    facts = record(finished, "sft", "timing")
+    assert len(facts["latency_s"]) == len(facts["greedy_latency_s"]) == 6
+    assert facts["throughput_questions"] == 6
+    assert facts["machine"]["threads"] == 1
+
+
+def test_the_same_job_gives_the_same_facts(finished, tmp_path):
+    folder, plan = finished
+    for job in plan.jobs:
+        if job.kind != "timing":
+            execute({**job.spec, "key": job.key, "store": str(tmp_path)}, silent)
+    for again in Store(tmp_path).records("answers"):
+        first = Store(folder).get("answers", again["key"])
+        assert again["answers"] == first["answers"]
+        assert again["ledger"] == first["ledger"]
+    for again in Store(tmp_path).records("stage"):
+        first = Store(folder).get("stage", again["key"])
+        weights = "model.safetensors"
+        assert again["files"][weights] == first["files"][weights]
+
+
+@pytest.fixture
+def bench(tmp_path, registry):
+    plan = make_plan(RunConfig(pipelines=("base",), limit=2), registry, "cpu")
+    job = next(job for job in plan.jobs if job.kind == "answers")
+    return Bench.open({**job.spec, "key": job.key, "store": str(tmp_path)})
+
+
+def test_no_method_sees_the_reference_answer(bench):
+    """Everything that reaches an `answer` verb is searched for the key that was planted."""
+    planted = "4242424242"
+    problem = dataclasses.replace(bench.problems()[0], answer=planted, rationale=planted, steps=(planted,))
+    seen = []
+
+    class Spy:
+        def answer(self, model, prompt, run):
+            seen.append(repr((prompt, run.problem_id, run.__dict__, model.name)))
+            return Answer("A: 1")
+
+    Desk.open(bench, bench.spec["method"]).answer_alone(Spy(), problem)
+    assert seen
+    assert planted not in seen[0]
+
+
+def test_a_budget_that_is_spent_is_an_empty_answer(bench):
+    bench.spec["question_tokens"] = 3
+
+    class Greedy:
+        def answer(self, model, prompt, run):
+            from harness.toolbox import sample
+
+            while True:
+                sample(model, prompt, run, temperature=0.0)
+
+    answer, run = Desk.open(bench, bench.spec["method"]).answer_alone(Greedy(), bench.problems()[0])
+    assert answer.text == ""
+    assert run.ledger.sampled_tokens == 3
+
+
+def test_a_method_that_changes_the_model_while_answering_fails(bench, monkeypatch):
+    real = Bench.method
+
+    class Vandal:
+        temperature = 0.5
+
+        def answer(self, model, prompt, run):
+            next(model.parameters()).data += 1
+            return Answer("A: 1")
+
+    monkeypatch.setattr(Bench, "method", lambda self, part: Vandal() if part["name"] == "greedy" else real(self, part))
+    with pytest.raises(ValueError, match="changed the weights"):
+        execute(bench.spec, silent)
+    assert not list(Path(bench.spec["store"]).glob("cells/*.json"))
+
+
+def test_a_stage_must_change_weights_and_leave_them_finite(tiny_model):
+    with pytest.raises(ValueError, match="changed no weight"):
+        check_weights(tiny_model, tiny_model.fingerprint(), "m")
+    next(tiny_model.parameters()).data[0] = float("nan")
+    with pytest.raises(DivergedError, match="not finite"):
+        check_weights(tiny_model, "other", "m")
+
+
+def test_shared_samples_are_drawn_once_and_follow_their_seed(tmp_path, tiny_model, monkeypatch):
+    import harness.samples as module
+
+    drawn = []
+    real = module.draw
+
+    def count(model, requests):
+        drawn.extend(seed for request in requests for seed in request.seeds)
+        return real(model, requests)
+
+    monkeypatch.setattr(module, "draw", count)
+    request = SampleRequest((1, 5, 6), (11, 12, 13, 14), 1.0, 8)
+    shared = SharedSamples(Store(tmp_path), "c0ffee")
+    [four] = shared.draw(tiny_model, [request])
+    shared.publish()
+    again = SharedSamples(Store(tmp_path), "c0ffee")
+    [two, other] = again.draw(
+        tiny_model, [dataclasses.replace(request, seeds=(11, 12)), dataclasses.replace(request, temperature=0.5)]
+    )
+    assert two == four[:2]
+    assert drawn == [11, 12, 13, 14, 11, 12, 13, 14]  # the second four are of another temperature
+    assert other != four
+    assert SharedSamples(Store(tmp_path), "beef").known == {}  # another checkpoint shares nothing
+
+
+def test_a_fact_is_plain_json():
+    class Verifier:
+        def verify(self, problem, text):
+            return text == "A: 1", text
+
+    run = Run(0)
+    completions = (Completion("A: 1", (1,), (0.0,), "length"), Completion("x", (1,), (0.0,), "eos"))
+    found = fact(Verifier(), Problem("i", "p", "1"), (Answer("A: 1", completions), run), "x", upper_bound=False)
+    json.dumps(found, allow_nan=False)
+    assert (found["correct"], found["finish"], found["sampled_correct"]) == (True, "length", False)
+    assert found["samples"] == [{"correct": True, "score": None}, {"correct": False, "score": None}]
