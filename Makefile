@@ -18,7 +18,7 @@ check: $(STAMP)
 	$(BIN)/lint-imports
 
 campaign: $(STAMP)  ## minutes to an hour: what the world must show, and kill -9 over and over
-	$(BIN)/pytest -q -m slow
+	$(BIN)/pytest -q -s -m slow
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

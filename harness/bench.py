@@ -73,7 +73,7 @@ class Desk:
     model: Model
     method: Any
     scorer: Any
-    judge: Model | None
+    judge: Model
     shared: SharedSamples | None = None
 
     @classmethod
@@ -82,29 +82,33 @@ class Desk:
         policy, scorer = bench.spec["policy"], bench.spec["scorer"]
         model = bench.model(policy[-1] if policy else None)
         judge = bench.model(scorer["stage"]) if scorer and scorer["stage"] else model
+        watcher = Run(0)  # counts nothing itself: the question at work pays for every forward pass
+        for watched in (model,) if judge is model else (model, judge):
+            watcher.watch(watched)
         return cls(bench, model, bench.method(part), bench.method(scorer["method"]) if scorer else None, judge)
 
     def sample(self, payloads: list[tuple[Run, Model, SampleRequest]]) -> list[list[Completion]]:
         """Draw what was asked for, from the shared samples where they hold it; the ledger is charged all the same."""
-        model = payloads[0][1]
-        requests = [request for _, _, request in payloads]
-        drawn = self.shared.draw(model, requests) if self.shared else draw(model, requests)
-        for (run, _, request), completions in zip(payloads, drawn, strict=True):
-            charge(run, model, request, completions)
-        return drawn
+        drawn: dict[int, list[Completion]] = {}
+        for model in {id(model): model for _, model, _ in payloads}.values():
+            places = [i for i, payload in enumerate(payloads) if payload[1] is model]
+            requests = [payloads[i][2] for i in places]
+            shared = self.shared if model is self.model else None
+            found = shared.draw(model, requests) if shared else draw(model, requests)
+            drawn.update(zip(places, found, strict=True))
+        for place, (run, model, request) in enumerate(payloads):
+            charge(run, model, request, drawn[place])
+        return [drawn[place] for place in range(len(payloads))]
 
     def score(self, payloads: list[tuple[Run, str, list[Completion]]]) -> list[Any]:
         """Ask the scorer; what its model reads is booked on the question that asked."""
         results = []
         for run, prompt, completions in payloads:
-            if self.scorer is None or self.judge is None:
+            if self.scorer is None:
                 msg = "this pipeline has no scorer"
                 raise LookupError(msg)
-            run.watch(self.judge)
-            try:
+            with run.pays():
                 results.append(self.scorer.score(self.judge, prompt, completions, run))
-            finally:
-                run.close()
         return results
 
     def run_for(self, problem: Problem) -> Run:
@@ -122,10 +126,11 @@ class Desk:
         """Answer one question. A budget that ends before any answer is an empty answer, which is wrong."""
         run = self.run_for(problem)
         run.submit = submit
-        try:
-            return method.answer(self.model, problem.prompt, run), run
-        except BudgetSpentError:
-            return Answer(""), run
+        with run.pays():
+            try:
+                return method.answer(self.model, problem.prompt, run), run
+            except BudgetSpentError:
+                return Answer(""), run
 
     def answer_all(self, method: Any, problems: Sequence[Problem], report: Progress) -> list[tuple[Answer, Run]]:
         """Answer questions side by side, their sampling batched."""

@@ -71,6 +71,7 @@ def forward_flops(size: ModelSize, tokens: int, attended: int) -> float:
 
 
 _UNCOUNTED: ContextVar[bool] = ContextVar("uncounted", default=False)
+_PAYER: ContextVar[Run | None] = ContextVar("payer", default=None)
 
 
 @contextlib.contextmanager
@@ -150,18 +151,19 @@ class Run:
             self.on_progress(self.progress)
 
     def watch(self, model: Model) -> None:
-        """Count every forward pass of `model` from now on. Copies of the model are counted as well."""
+        """Count every forward pass of `model` from now on, copies of it included, on this run or on who `pays`."""
         size = model.size
 
         def count(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             if not _UNCOUNTED.get():
-                self._count_forward(module, size, args, kwargs, output)
+                (_PAYER.get() or self).count_forward(module, size, args, kwargs, output)
 
         self._handles.append(model.module.register_forward_hook(count, with_kwargs=True))
 
-    def _count_forward(
+    def count_forward(
         self, module: torch.nn.Module, size: ModelSize, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> None:
+        """Book one forward pass: trained where its output has a gradient, scored otherwise."""
         ids = kwargs.get("input_ids", args[0] if args else None)
         if ids is None:
             ids = kwargs["inputs_embeds"][..., 0]
@@ -176,9 +178,14 @@ class Run:
         else:
             self.charge("scored", tokens, flops=forward, calls=1)
 
-    def uncounted(self) -> contextlib.AbstractContextManager[None]:
-        """Inside, forward passes are not counted, by this run or any other."""
-        return uncounted()
+    @contextlib.contextmanager
+    def pays(self) -> Iterator[None]:
+        """Inside, forward passes of watched models are booked on this run, whoever watches them."""
+        token = _PAYER.set(self)
+        try:
+            yield
+        finally:
+            _PAYER.reset(token)
 
     def close(self) -> None:
         """Stop watching."""

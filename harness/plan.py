@@ -43,15 +43,17 @@ class Pipeline:
             return Pipeline(self.stages, None, DEFAULT_ANSWER)
         return Pipeline(self.stages[:-1], None, DEFAULT_ANSWER) if self.stages else None
 
-    def label(self, options: Mapping[str, Mapping[str, Any]]) -> str:
-        """The canonical expression, with the options that are not the default."""
+    def label(self, options: Mapping[str, Mapping[str, Any]], registry: Registry) -> str:
+        """The canonical expression, with the options that are not the default; it parses back to this pipeline."""
 
         def named(name: str) -> str:
             changed = ", ".join(f"{k}={v}" for k, v in sorted(options.get(name, {}).items()))
             return f"{name}({changed})" if changed else name
 
-        scorer = [self.scorer] if self.scorer else []
-        head = " > ".join(map(named, [*self.stages, *scorer])) or BASE
+        # A first stage that declares what it comes after would otherwise be read as coming after that.
+        first = [] if self.stages and not registry.method(self.stages[0]).after else [BASE]
+        scorer = [named(self.scorer)] if self.scorer else []
+        head = " > ".join([*first, *map(named, self.stages), *scorer])
         plain = self.answer == DEFAULT_ANSWER and not options.get(self.answer)
         return head if plain else f"{head} + {named(self.answer)}"
 
@@ -192,7 +194,7 @@ def make_plan(config: RunConfig, registry: Registry, device: str) -> Plan:
         for pipeline in wanted:
             planner.add(pipeline, seed)
     jobs = (*planner.jobs.values(), *planner.timings.values())
-    return Plan(tuple(p.label(config.options) for p in wanted), jobs)
+    return Plan(tuple(p.label(config.options, registry) for p in wanted), jobs)
 
 
 @dataclass(frozen=True)
@@ -244,10 +246,10 @@ class _Planner:
         family = self.registry.method(pipeline.method).family
         judge = self.registry.method(pipeline.scorer).family if pipeline.scorer else ""
         return {
-            "pipeline": pipeline.label(options),
+            "pipeline": pipeline.label(options, self.registry),
             "method": pipeline.method,
             "family": family,
-            "start": pipeline.start.label(options) if pipeline.start else None,
+            "start": pipeline.start.label(options, self.registry) if pipeline.start else None,
             "control": "control" in (family, judge),
             "upper_bound": self.registry.method(pipeline.answer).upper_bound,
         }

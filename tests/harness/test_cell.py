@@ -151,6 +151,21 @@ def test_a_budget_that_is_spent_is_an_empty_answer(bench):
     assert run.ledger.sampled_tokens == 3
 
 
+def test_a_forward_pass_inside_an_answer_is_counted(bench):
+    class Reader:
+        def answer(self, model, prompt, run):
+            import torch
+
+            with torch.no_grad():
+                model.module(input_ids=torch.tensor([model.encode_prompt(prompt)]))
+            return Answer("A: 1")
+
+    desk = Desk.open(bench, bench.spec["method"])
+    done = desk.answer_all(Reader(), bench.problems(), silent)
+    lengths = [len(desk.model.encode_prompt(problem.prompt)) for problem in bench.problems()]
+    assert [run.ledger.scored_tokens for _, run in done] == lengths
+
+
 def test_a_method_that_changes_the_model_while_answering_fails(bench, monkeypatch):
     real = Bench.method
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from harness.contracts import ModelSize
-from harness.meter import DivergedError, Ledger, Run, derive_seed, forward_flops
+from harness.meter import DivergedError, Ledger, Run, derive_seed, forward_flops, uncounted
 
 
 class FakeModel:
@@ -61,9 +61,17 @@ def test_forward_passes_are_counted_without_help():
 def test_the_sampler_may_count_for_itself():
     model, run = FakeModel(), Run(0)
     run.watch(model)
-    with run.uncounted():
+    with uncounted():
         model.module(torch.ones(1, 3, dtype=torch.long))
     assert run.ledger == Ledger()
+
+
+def test_who_pays_is_charged_for_what_another_watches():
+    model, watcher, payer = FakeModel(), Run(0), Run(0)
+    watcher.watch(model)
+    with payer.pays():
+        model.module(torch.ones(1, 3, dtype=torch.long))
+    assert (watcher.ledger.trained_tokens, payer.ledger.trained_tokens) == (0, 3)
 
 
 def test_a_budget_ends_the_batches():

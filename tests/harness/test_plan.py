@@ -86,7 +86,7 @@ def test_an_unknown_name_gets_the_nearest(registry):
 
 
 def test_every_row_brings_its_start(registry):
-    found = [p.label({}) for p in pipelines(config("think > judge + choose", "prefer"), registry)]
+    found = [p.label({}, registry) for p in pipelines(config("think > judge + choose", "prefer"), registry)]
     assert found == ["base", "think", "think > judge + choose", "think > prefer"]
     assert Pipeline(("think",), "judge", "choose").start == Pipeline(("think",), None, "greedy")
     assert Pipeline((), None, "greedy").start is None
@@ -95,7 +95,15 @@ def test_every_row_brings_its_start(registry):
 def test_labels_show_what_is_not_the_default(registry):
     options = parse_options(["vote.samples=4", "think.lr=0.1", "think.steps=5"], registry)
     assert options == {"vote": {"samples": 4}, "think": {"steps": 5}}
-    assert Pipeline(("think",), None, "vote").label(options) == "think(steps=5) + vote(samples=4)"
+    assert Pipeline(("think",), None, "vote").label(options, registry) == "think(steps=5) + vote(samples=4)"
+
+
+@pytest.mark.parametrize(
+    "text", ["base", "base > prefer + vote", "prefer", "base > coin + choose", "base + vote", "vote"]
+)
+def test_a_label_parses_back_to_its_pipeline(registry, text):
+    [pipeline] = resolve(text, registry)
+    assert resolve(pipeline.label({}, registry), registry) == [pipeline]
 
 
 def test_options_name_what_they_do_not_know(registry):
