@@ -9,7 +9,7 @@ run: $(STAMP)  ## install, then run every method on the embedded world
 	$(BIN)/harness run --all
 
 test: $(STAMP) check  ## lint, types, import rules, tests
-	$(BIN)/pytest -q -n 2 -m "not slow"
+	$(BIN)/pytest -q -n 2 --dist loadfile -m "not slow"
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -54,9 +54,10 @@ def fail(message: str, code: int) -> None:
 def explain(error: Exception) -> None:
     """End with the line and the exit code that an error deserves."""
     from harness.registry import RegistryError
+    from harness.rows import DataError
     from harness.store import StoreError
 
-    if isinstance(error, ConfigError | RegistryError | LookupError | ValueError):
+    if isinstance(error, ConfigError | RegistryError | DataError):
         fail(str(error), EXIT_USAGE)
     if isinstance(error, StoreError | OSError):
         fail(str(error), EXIT_FAILED)
@@ -266,7 +267,8 @@ def matching(cell: str, out: Path) -> Iterator[dict[str, Any]]:
 
     for folder in sorted({path.parent for path in [*out.glob("board.json"), *out.glob("*/board.json")]}):
         store = Store(folder)
-        for record in [*store.records("answers"), *store.records("timing"), *store.records("attempt")]:
+        failed = [store.attempts(key)[-1] for key in store.attempted()]
+        for record in [*store.records("answers"), *store.records("timing"), *failed]:
             if record["key"].startswith(cell) or record["spec"].get("pipeline") == cell:
                 yield record
 

@@ -15,7 +15,7 @@ import psutil
 from filelock import FileLock
 
 from harness import boards
-from harness.config import RunConfig
+from harness.config import ConfigError, RunConfig
 from harness.executors import Executor, Job, Outcome
 from harness.executors.inline import Inline
 from harness.executors.local import Local
@@ -76,7 +76,7 @@ def choose_device(name: str, registry: Registry) -> str:
         device = registry.spec("devices", name)
         if not device.make().available():
             msg = f"device {name!r} is not available on this machine: see `harness ls devices`"
-            raise LookupError(msg)
+            raise ConfigError(msg)
         return name
     found: str = next(spec.name for spec in registry.specs("devices") if spec.make().available())
     return found

@@ -34,7 +34,7 @@ class World:
 
     def training(self) -> TrainingData:
         """Train and dev with their views, read when asked for."""
-        from harness.toolbox import rows  # noqa: PLC0415 - only workers read the files
+        from harness import rows  # noqa: PLC0415 - only workers read the files
 
         def read(name: str) -> tuple[list[dict[str, object]], str]:
             path = FILES / f"{name}.jsonl"
@@ -65,7 +65,7 @@ def render_target(problem: Problem, rationale: bool) -> str:
 
 def load_world(name: str, split: str) -> World:
     """Read the test problems of one of the two datasets."""
-    from harness.toolbox import rows  # noqa: PLC0415 - only workers read the files
+    from harness import rows  # noqa: PLC0415 - only workers read the files
 
     path = FILES / f"{split}.jsonl"
     return World(name, rows.problems(rows.read_rows(path), str(path)))

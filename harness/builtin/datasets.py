@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness import rows
 from harness.contracts import Conversation, DatasetSpec, Pair, Problem, Stepwise, TrainingData
 from harness.meter import derive_seed
-from harness.toolbox import rows
-from harness.toolbox.verify import final_answer
 
 SPLITS = ("train", "dev", "test")
 DEV_SHARE, TEST_SHARE = 0.1, 0.3
@@ -39,13 +38,15 @@ class TextDataset:
 
     def verify(self, problem: Problem, text: str) -> tuple[bool, str | None]:
         """Compare the last answer in `text` with the reference, both in canonical form."""
+        from harness.toolbox.verify import final_answer  # noqa: PLC0415 - the toolbox imports torch
+
         found = final_answer(text)
         return found is not None and found == (final_answer(problem.answer) or problem.answer.strip()), found
 
 
 def render_target(problem: Problem, rationale: bool) -> str:
     """The completion to learn: the worked solution where it is wanted and there is one, then the answer line."""
-    answer = f"A: {final_answer(problem.answer) or problem.answer}"
+    answer = f"A: {problem.answer.strip()}"
     return f"{problem.rationale}\n{answer}" if rationale and problem.rationale else answer
 
 

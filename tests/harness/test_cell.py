@@ -74,9 +74,10 @@ def test_the_ledger_charges_samples_that_were_shared(finished):
         assert few["samples"] == many["samples"][:4]  # the first four of six
         assert few["sampled_tokens"] < many["sampled_tokens"]
     folder, _ = finished
-    groups = list((folder / "samples").iterdir())
-    rows = [row for group in groups for row in Store(folder).samples(group.name)]
-    assert len({row["id"] for row in rows}) == len(rows)  # nothing was drawn twice
+    groups = [Store(folder).samples(group.name) for group in (folder / "samples").iterdir()]
+    assert sorted(map(len, groups)) == [12, 42]  # sft: greedy and one sample; base: greedy and six samples a problem
+    for rows in groups:
+        assert len({row["id"] for row in rows}) == len(rows)  # nothing was drawn twice
 
 
 def test_an_upper_bound_counts_any_right_sample(finished):

@@ -2,8 +2,8 @@
 
 import pytest
 
+from harness import rows
 from harness.contracts import Problem
-from harness.toolbox import rows
 
 GOOD = b'{"prompt": "1+1?", "answer": 2}\n'
 
