@@ -49,7 +49,7 @@ class SharedSamples:
         todo = [dataclasses.replace(r, seeds=tuple(seed for _, seed in wanted)) for r, wanted in seeds.items()]
         for wanted, completions in zip(seeds.values(), draw(model, todo), strict=True):
             for (name, _), completion in zip(wanted, completions, strict=True):
-                row = {"id": name, **dataclasses.asdict(completion)}
+                row = {"id": name, **vars(completion)}
                 self.known[name] = row
                 self.new.append(row)
 
