@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import string
 
 import pytest
@@ -21,6 +22,8 @@ from transformers import (
 from harness.builtin.causal_lm import CausalLM
 from harness.builtin.devices import Cpu
 
+# A suite started in the background inherits an ignored SIGINT, and so would every program that it interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)  # several test processes share the machine
 SIGNS = ["<pad>", "<bos>", "<eos>", "<unk>", "\n", " ", *string.digits, *string.ascii_letters, *"+-*/=.,?:!#"]
 TEMPLATE = (
