@@ -17,7 +17,7 @@ from harness.toolbox.exchange import Exchange
 from harness.toolbox.sampling import SampleRequest, charge, draw
 
 Progress = Callable[[dict[str, Any]], None]
-WIDTH = 256
+WIDTH = 512
 """Questions answered side by side."""
 
 
@@ -132,15 +132,15 @@ class Desk:
             except BudgetSpentError:
                 return Answer(""), run
 
-    def answer_all(self, method: Any, problems: Sequence[Problem], report: Progress) -> list[tuple[Answer, Run]]:
-        """Answer questions side by side, their sampling batched."""
+    def answer_all(self, work: Sequence[tuple[Any, Problem]], report: Progress) -> list[tuple[Answer, Run]]:
+        """Answer questions side by side, each with its method, their sampling batched."""
         exchange = Exchange({"sample": self.sample, "score": self.score})
         done: list[tuple[Answer, Run]] = []
-        for first in range(0, len(problems), WIDTH):
-            wave = problems[first : first + WIDTH]
-            results = exchange.map(lambda p: self.answer(method, p, exchange.submit), wave, width=WIDTH)
+        for first in range(0, len(work), WIDTH):
+            wave = work[first : first + WIDTH]
+            results = exchange.map(lambda item: self.answer(*item, exchange.submit), wave, width=WIDTH)
             done += [result.unwrap() for result in results]
-            report({"progress": len(done) / len(problems)})
+            report({"progress": len(done) / len(work)})
         return done
 
     def answer_alone(self, method: Any, problem: Problem) -> tuple[Answer, Run]:

@@ -20,7 +20,7 @@ from harness.meter import DivergedError, Run
 from harness.plan import SCHEMA
 from harness.samples import SharedSamples
 
-TIMED_QUESTIONS = 20
+TIMED_QUESTIONS = 16
 THROUGHPUT_QUESTIONS = 64
 WARM_UP_QUESTIONS = 2
 
@@ -94,8 +94,7 @@ def answer_problems(bench: Bench, progress: Progress) -> dict[str, Any]:
     revision = spec["model"]["revision"]
     desk.shared = SharedSamples(bench.store, hashlib.sha256(f"{revision}{before}{spec['seed']}".encode()).hexdigest())
     problems = bench.problems()
-    answered = desk.answer_all(desk.method, problems, progress)
-    singles = one_sample_each(desk, problems, answered, progress)
+    answered, singles = answer_and_sample(desk, problems, progress)
     desk.shared.publish()
     if desk.model.fingerprint() != before:
         msg = f"{spec['method']['name']} changed the weights while answering"
@@ -117,18 +116,24 @@ def answer_problems(bench: Bench, progress: Progress) -> dict[str, Any]:
     return {"accuracy": sum(r["correct"] for r in rows) / len(rows)}
 
 
-def one_sample_each(
-    desk: Desk, problems: Sequence[Problem], answered: Sequence[tuple[Answer, Run]], progress: Progress
-) -> list[str | None]:
-    """One sample at temperature 1 a problem: the method itself made to sample, or else the first one it drew."""
+def answer_and_sample(
+    desk: Desk, problems: Sequence[Problem], progress: Progress
+) -> tuple[list[tuple[Answer, Run]], list[str | None]]:
+    """Answers, and beside them one sample at temperature 1 a problem.
+
+    The sample is the first that the method drew, or the method itself made to sample. The latter is run in turns with
+    it, so that both read a prompt once.
+    """
     method = desk.method
     temperature = getattr(method, "temperature", None)
     if temperature == 0:
-        drawn = desk.answer_all(dataclasses.replace(method, temperature=1.0), problems, progress)
-        return [answer.text for answer, _ in drawn]
+        twin = dataclasses.replace(method, temperature=1.0)
+        done = desk.answer_all([(m, problem) for problem in problems for m in (method, twin)], progress)
+        return done[::2], [answer.text for answer, _ in done[1::2]]
+    answered = desk.answer_all([(method, problem) for problem in problems], progress)
     if temperature == 1:
-        return [answer.completions[0].text if answer.completions else None for answer, _ in answered]
-    return [None] * len(problems)
+        return answered, [answer.completions[0].text if answer.completions else None for answer, _ in answered]
+    return answered, [None] * len(problems)
 
 
 def fact(
@@ -211,7 +216,8 @@ def time_answers(bench: Bench, progress: Progress) -> dict[str, Any]:
     with threads_for(desk.model.size):
         latency, baseline = time_alone(desk, bench.method(bench.spec["baseline"]), progress)
         many = bench.problems()[:THROUGHPUT_QUESTIONS]
-        throughput = timed(bench.device, lambda: desk.answer_all(desk.method, many, lambda _: None))
+        work = [(desk.method, problem) for problem in many]
+        throughput = timed(bench.device, lambda: desk.answer_all(work, lambda _: None))
         head = heading(bench, "timing")
     record = {
         **head,

@@ -138,7 +138,7 @@ def perform(todo: Sequence[PlannedJob], store: Store, config: RunConfig, reporte
             for key in poisoned:
                 reporter.end(jobs[key], poison(store, jobs[key]))
                 failed += 1
-            for job in runnable(todo, poisoned):
+            for job in sorted(runnable(todo, poisoned), key=urgency):
                 executor.submit(as_job(job, set(jobs), store, config))
             for outcome in executor.as_completed():
                 failed += outcome.status != "ok"
@@ -159,6 +159,13 @@ def runnable(todo: Sequence[PlannedJob], poisoned: Iterable[str]) -> list[Planne
         else:
             left.append(job)
     return left
+
+
+def urgency(job: PlannedJob) -> tuple[int, int]:
+    """Stages first, as others wait for them; then answers, the largest draw first, so that the rest find theirs."""
+    kinds = ("stage", "answers", "timing")
+    samples = job.spec["method"]["config"].get("samples", 0)
+    return kinds.index(job.kind), -samples if job.kind == "answers" else 0
 
 
 def make_executor(config: RunConfig, store: Store, reporter: Reporter) -> Executor:

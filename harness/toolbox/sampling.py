@@ -187,7 +187,7 @@ def draw(model: Model, requests: Sequence[SampleRequest], max_rows: int = 1024) 
     drawn = [[EMPTY] * len(request.seeds) for request in requests]
     places = [
         (number, place)
-        for number in sorted(range(len(requests)), key=lambda number: len(requests[number].prompt_ids))
+        for number in sorted(range(len(requests)), key=lambda k: (len(requests[k].prompt_ids), requests[k].prompt_ids))
         if len(requests[number].prompt_ids) < model.context
         for place in range(len(requests[number].seeds))
     ]
@@ -212,14 +212,14 @@ def _batch_size(model: Model, rows: Sequence[SampleRequest]) -> int:
 
 
 def _draw_batch(model: Model, requests: Sequence[SampleRequest], batch: Sequence[tuple[int, int]]) -> list[Completion]:
-    numbers = list(dict.fromkeys(number for number, _ in batch))
-    group = {number: place for place, number in enumerate(numbers)}
-    prompts = [requests[number].prompt_ids for number in numbers]
-    limits = [min(requests[k].max_new_tokens, model.context - len(requests[k].prompt_ids)) for k in numbers]
-    rows = [
-        Row(group[k], requests[k].seeds[place], requests[k].temperature, limits[group[k]], requests[k].stop)
-        for k, place in batch
-    ]
+    # Requests of one prompt (greedy beside a sample, say) are one group: the prompt is encoded once.
+    prompts = list(dict.fromkeys(requests[number].prompt_ids for number, _ in batch))
+    group = {prompt: place for place, prompt in enumerate(prompts)}
+    rows = []
+    for number, place in batch:
+        request = requests[number]
+        limit = min(request.max_new_tokens, model.context - len(request.prompt_ids))
+        rows.append(Row(group[request.prompt_ids], request.seeds[place], request.temperature, limit, request.stop))
     state = Rows(rows, model.eos, torch.device(model.device.name), model.decode)
     if fast_decoder.supports(model.module):
         fast_decoder.decode(model.module, prompts, state)

@@ -162,7 +162,7 @@ def test_a_forward_pass_inside_an_answer_is_counted(bench):
             return Answer("A: 1")
 
     desk = Desk.open(bench, bench.spec["method"])
-    done = desk.answer_all(Reader(), bench.problems(), silent)
+    done = desk.answer_all([(Reader(), problem) for problem in bench.problems()], silent)
     lengths = [len(desk.model.encode_prompt(problem.prompt)) for problem in bench.problems()]
     assert [run.ledger.scored_tokens for _, run in done] == lengths
 
