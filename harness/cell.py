@@ -21,7 +21,7 @@ from harness.plan import SCHEMA
 from harness.samples import SharedSamples
 
 TIMED_QUESTIONS = 16
-THROUGHPUT_QUESTIONS = 64
+THROUGHPUT_QUESTIONS = 32
 WARM_UP_QUESTIONS = 2
 
 
