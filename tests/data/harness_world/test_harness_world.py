@@ -1,0 +1,51 @@
+"""The world as a plugin: what it registers, and what its rows promise to trainers."""
+
+import pytest
+
+import harness_world
+from harness.builtin.devices import Cpu
+
+
+@pytest.fixture(scope="module")
+def specs():
+    return {spec.name: spec for spec in harness_world.harness_datasets()}
+
+
+@pytest.fixture(scope="module")
+def data(specs):
+    return specs["tiny-world"].load().training()
+
+
+def test_it_brings_two_test_sets_and_a_model(specs):
+    assert {name: len(spec.load().test) for name, spec in specs.items()} == {"tiny-world": 1000, "tiny-world-easy": 500}
+    assert [spec.name for spec in harness_world.harness_models()] == ["tiny"]
+
+
+def test_every_target_verifies_and_fits_the_length_limit(specs, data):
+    [model] = harness_world.harness_models()
+    encode = model.load(Cpu()).encode_completion
+    for problem in data.problems:
+        for rationale in (True, False):
+            target = data.render_target(problem, rationale)
+            assert data.verify(problem, target)[0]
+            assert len(encode(target)) <= specs["tiny-world"].max_new_tokens
+
+
+def test_every_view_is_there_and_pairs_are_right_against_wrong(data):
+    assert len(data.problems) >= 5000
+    assert len(data.dev) >= 500
+    assert len(data.conversations) > 0
+    assert len(data.stepwise) > 0
+    answers = {problem.prompt: problem for problem in data.problems}
+    for pair in data.pairs:
+        assert data.verify(answers[pair.prompt], pair.chosen)[0]
+        assert not data.verify(answers[pair.prompt], pair.rejected)[0]
+
+
+def test_the_revision_ignores_cards(tmp_path):
+    (tmp_path / "rows.jsonl").write_text("a", encoding="utf-8")
+    first = harness_world.digest(tmp_path)
+    (tmp_path / "README.md").write_text("card", encoding="utf-8")
+    assert harness_world.digest(tmp_path) == first
+    (tmp_path / "rows.jsonl").write_text("b", encoding="utf-8")
+    assert harness_world.digest(tmp_path) != first
