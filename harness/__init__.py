@@ -1,6 +1,7 @@
 """harness: what each post-training method buys, and what it costs, on one model, data and budget."""
 
 from harness.contracts import (
+    Adapter,
     Answer,
     Completion,
     Conversation,
@@ -8,6 +9,7 @@ from harness.contracts import (
     DatasetSpec,
     Device,
     DeviceSpec,
+    Instruction,
     Message,
     Method,
     Metric,
@@ -27,6 +29,7 @@ from harness.meter import BudgetSpentError, DivergedError, Ledger, Run
 __version__ = "0.1.0"
 
 __all__ = [
+    "Adapter",
     "Answer",
     "BudgetSpentError",
     "Completion",
@@ -36,6 +39,7 @@ __all__ = [
     "Device",
     "DeviceSpec",
     "DivergedError",
+    "Instruction",
     "Ledger",
     "Message",
     "Method",

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from harness import registry as registries
-from harness.contracts import Answer, Completion, Dataset, Device, Model, Problem
+from harness.builtin.causal_lm import ADAPTER
+from harness.contracts import Answer, Attacher, Completion, Dataset, Device, Message, Model, Problem, Prompt
 from harness.meter import BudgetSpentError, Run, derive_seed
 from harness.plan import find_spec
 from harness.samples import SharedSamples
@@ -53,8 +54,26 @@ class Bench:
         if found is None:
             msg = f"stage {stage[:12]} is not in the store"
             raise FileNotFoundError(msg)
-        folder, _ = found
-        return model.restore(folder)
+        folder, facts = found
+        model = model.restore(folder)
+        if (folder / ADAPTER).is_dir():
+            self._attacher(facts).attach(model, folder / ADAPTER)
+        return model
+
+    def _attacher(self, facts: Mapping[str, Any]) -> Attacher:
+        """The method that made the adapter of a checkpoint: the last of its chain that can attach one."""
+        while not isinstance(method := self.method({"name": facts["method"], "config": facts["config"]}), Attacher):
+            start = self.store.stage(facts["start"]) if facts["start"] else None
+            if start is None:
+                msg = f"no stage up to {facts['method']} knows the adapter of its checkpoint"
+                raise FileNotFoundError(msg)
+            facts = start[1]
+        return method
+
+    def open_model(self, name: str) -> Model:
+        """Another model by name, on the same device."""
+        loaded: Model = find_spec(self.registry, "models", name).load(self.device)
+        return loaded
 
     def seed(self, purpose: str) -> int:
         """Root seed of training, or of sampling at evaluation; the two are separate."""
@@ -128,9 +147,17 @@ class Desk:
         run.submit = submit
         with run.pays():
             try:
-                return method.answer(self.model, problem.prompt, run), run
+                return method.answer(self.model, self.prompt(method, problem, run), run), run
             except BudgetSpentError:
                 return Answer(""), run
+
+    def prompt(self, method: Any, problem: Problem, run: Run) -> Prompt:
+        """The question, or the conversation up to it, in which the earlier replies are the model's own."""
+        said: list[Message] = []
+        for content in problem.earlier:
+            said.append({"role": "user", "content": content})
+            said.append({"role": "assistant", "content": method.answer(self.model, tuple(said), run).text})
+        return (*said, {"role": "user", "content": problem.prompt}) if said else problem.prompt
 
     def answer_all(self, work: Sequence[tuple[Any, Problem]], report: Progress) -> list[tuple[Answer, Run]]:
         """Answer questions side by side, each with its method, their sampling batched."""

@@ -15,10 +15,12 @@ from typing import Any
 
 from harness.bench import Bench, Desk, Progress
 from harness.builtin.devices import threads_for
-from harness.contracts import Answer, Dataset, Device, Model, Problem
-from harness.meter import DivergedError, Run
+from harness.contracts import VIEWS, Answer, Dataset, Device, Model, Problem, TrainingData
+from harness.meter import DivergedError, Run, uncounted
 from harness.plan import SCHEMA
+from harness.rows import DataError
 from harness.samples import SharedSamples
+from harness.toolbox import completion_loss
 
 TIMED_QUESTIONS = 16
 THROUGHPUT_QUESTIONS = 32
@@ -44,20 +46,30 @@ def train_stage(bench: Bench, progress: Progress) -> dict[str, Any]:
         budget=spec["train_tokens"],
         max_new_tokens=spec["dataset"]["max_new_tokens"],
         on_progress=Throttled(progress),
+        open_model=bench.open_model,
     )
-    run.watch(model)
     data = bench.dataset.training()
+    check_views(method, data, spec["dataset"]["name"])
     bench.device.seed(bench.seed("torch"))
     bench.device.reset_peak_memory()
-    seconds = timed(bench.device, lambda: method.train(model, data, run))
-    run.close()
-    check_weights(model, before, spec["method"]["name"])
+    with threads_for(model.size):
+        known = [loss_on(model, data.general_dev)]
+        run.watch(model)
+        with run.pays():  # rows that do not fit the context as well
+            seconds = timed(bench.device, lambda: method.train(model, data, run))
+        run.close()
+        check_weights(model, before, spec["method"]["name"])
+        known.append(loss_on(model, data.general_dev))
     facts = {
         "schema": SCHEMA,
         "kind": "stage",
         "key": spec["key"],
         "method": spec["method"]["name"],
+        "config": spec["method"]["config"],
+        "start": spec["start"],
         "seconds": seconds,
+        "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "general_loss": known,
         "ledger": dataclasses.asdict(run.ledger),
         "curve": run.curve,
         "peak_memory_bytes": bench.device.peak_memory_bytes(),
@@ -65,6 +77,26 @@ def train_stage(bench: Bench, progress: Progress) -> dict[str, Any]:
     }
     bench.store.publish_stage(spec["key"], model.save, facts)
     return {"seconds": seconds, "tokens": run.ledger.total_tokens}
+
+
+def check_views(method: Any, data: TrainingData, dataset: str) -> None:
+    """A method that needs a view of the data must find it.
+
+    Raises:
+        DataError: it does not; the message names method, view and columns.
+    """
+    for view in getattr(method, "needs", ()):
+        if view in VIEWS and not getattr(data, view):
+            msg = f"{method.name} needs the view {view!r} (columns {VIEWS[view]}), which dataset {dataset} has not"
+            raise DataError(msg)
+
+
+def loss_on(model: Model, texts: Sequence[tuple[str, str]]) -> float | None:
+    """Mean loss in nats a token on (prompt, completion) texts, at nobody's cost; None where there are none."""
+    if not texts:
+        return None
+    with uncounted():
+        return completion_loss(model, texts, backward=False)
 
 
 def check_weights(model: Model, before: str, name: str) -> None:
@@ -94,7 +126,8 @@ def answer_problems(bench: Bench, progress: Progress) -> dict[str, Any]:
     revision = spec["model"]["revision"]
     desk.shared = SharedSamples(bench.store, hashlib.sha256(f"{revision}{before}{spec['seed']}".encode()).hexdigest())
     problems = bench.problems()
-    answered, singles = answer_and_sample(desk, problems, progress)
+    with threads_for(desk.model.size):
+        answered, singles = answer_and_sample(desk, problems, progress)
     desk.shared.publish()
     if desk.model.fingerprint() != before:
         msg = f"{spec['method']['name']} changed the weights while answering"
@@ -164,10 +197,12 @@ def fact(
 def training_facts(bench: Bench) -> list[dict[str, Any]]:
     """What the stages behind this cell cost, the scorer's included, without their curves."""
     scorer = bench.spec["scorer"]
-    keys = [*bench.spec["policy"], *([scorer["stage"]] if scorer and scorer["stage"] else [])]
-    found = [bench.store.stage(key) for key in keys]
-    kept = ("method", "key", "seconds", "ledger", "peak_memory_bytes")
-    return [{k: facts[k] for k in kept} for _, facts in filter(None, found)]
+    roles = dict.fromkeys(bench.spec["policy"], "policy")
+    if scorer and scorer["stage"]:
+        roles.setdefault(scorer["stage"], "scorer")
+    found = [(role, stage[1]) for key, role in roles.items() if (stage := bench.store.stage(key))]
+    kept = ("method", "key", "seconds", "ledger", "peak_memory_bytes", "trainable_parameters", "general_loss")
+    return [{"role": role, **{k: facts.get(k) for k in kept}} for role, facts in found]
 
 
 def heading(bench: Bench, kind: str) -> dict[str, Any]:

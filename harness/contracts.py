@@ -32,6 +32,8 @@ class Problem:
     rationale: str | None = None
     """A worked solution without the answer line, where the dataset has one."""
     steps: tuple[str, ...] = ()
+    earlier: tuple[str, ...] = ()
+    """What the user said before `prompt`: the model answers each in turn, and its own replies stand in the prompt."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,16 @@ class Stepwise:
     prompt: str
     completions: tuple[str, ...]
     labels: tuple[bool, ...]
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """An instruction of one task of many, and the reply to it."""
+
+    id: str
+    task: str
+    prompt: str
+    completion: str
 
 
 @dataclass(frozen=True)
@@ -133,6 +145,22 @@ class Device(Protocol):
         """Facts of the machine for the record: name, threads, dtype."""
 
 
+class Adapter(Protocol):
+    """Trained parts beside the weights of a model, hooked into its linear layers or its embedding."""
+
+    virtual_tokens: int
+    """Trained positions that every prompt begins with; their token ids follow those of the vocabulary."""
+
+    def parameters(self) -> Iterator[torch.nn.Parameter]:
+        """What training may change."""
+
+    def state_dict(self) -> Mapping[str, torch.Tensor]:
+        """Its tensors by name."""
+
+    def save(self, folder: Path) -> None:
+        """Write `adapter_config.json` and `adapter_model.safetensors`, in PEFT's layout where PEFT has the method."""
+
+
 class Model(Protocol):
     """A causal language model with its tokenizer and its one template."""
 
@@ -143,6 +171,8 @@ class Model(Protocol):
     device: Device
     heads: torch.nn.ModuleDict
     """Named extra heads (a scalar reward head, a critic), saved and loaded with the weights."""
+    adapter: Adapter | None
+    """What a parameter-efficient method trained; saved beside the weights, put back by the method's `attach`."""
 
     @property
     def size(self) -> ModelSize:
@@ -170,7 +200,7 @@ class Model(Protocol):
         """Text of token ids, special tokens left out."""
 
     def parameters(self) -> Iterator[torch.nn.Parameter]:
-        """Every parameter that training may change: the module's and the heads'."""
+        """Every parameter there is, frozen or not: the module's, the heads' and the adapter's."""
 
     def clone(self) -> Model:
         """An independent copy with the same weights."""
@@ -197,6 +227,23 @@ class TrainingData:
     pairs: Sequence[Pair] = ()
     conversations: Sequence[Conversation] = ()
     stepwise: Sequence[Stepwise] = ()
+    instructions: Sequence[Instruction] = ()
+    corpus: Sequence[str] = ()
+    """Plain text of the domain, for continued pretraining."""
+    general: Sequence[tuple[str, str]] = ()
+    """(prompt, completion) of what the model knew before the domain came: replayed, so that it is not forgotten."""
+    general_dev: Sequence[tuple[str, str]] = ()
+    """The same, held out: its loss before and after training is the forgetting."""
+
+
+VIEWS = {
+    "pairs": "prompt, chosen, rejected",
+    "conversations": "messages",
+    "stepwise": "prompt, completions, labels",
+    "instructions": "task, prompt, completion",
+    "corpus": "text",
+}
+"""Views of the train split that a method may need, and the columns each is read from."""
 
 
 class Dataset(Protocol):
@@ -226,18 +273,29 @@ class Trainer(Protocol):
 
 
 @runtime_checkable
+class Attacher(Protocol):
+    """A trainer whose checkpoint is an adapter beside the frozen weights of its start."""
+
+    def attach(self, model: Model, folder: Path) -> None:
+        """Put the adapter that was saved to `folder` into `model`, which holds the weights it was trained on."""
+
+
+@runtime_checkable
 class Answerer(Protocol):
     """A method that spends compute at test time."""
 
-    def answer(self, model: Model, prompt: str, run: Run) -> Answer:
-        """Answer one prompt. Questions are run side by side, and their sampling is batched by the harness."""
+    def answer(self, model: Model, prompt: Prompt, run: Run) -> Answer:
+        """Answer one prompt: a question, or a conversation that ends in one.
+
+        Questions are run side by side, and their sampling is batched by the harness.
+        """
 
 
 @runtime_checkable
 class Scorer(Protocol):
     """A method that judges completions of a prompt."""
 
-    def score(self, model: Model, prompt: str, completions: Sequence[Completion], run: Run) -> list[Scores]:
+    def score(self, model: Model, prompt: Prompt, completions: Sequence[Completion], run: Run) -> list[Scores]:
         """One judgement a completion, in their order."""
 
 
@@ -250,6 +308,10 @@ class Method(Protocol):
     """`fine-tuning`, `reinforcement-learning`, `test-time` or `control`."""
     after: ClassVar[tuple[str, ...]]
     """Names of the stages this method comes after by default, first to last; empty: the base model."""
+    needs: ClassVar[tuple[str, ...]]
+    """Views of the data it cannot do without, and `scorer` where it asks for scores. None by default."""
+    models: ClassVar[tuple[str, ...]]
+    """Its fields that name another model: a teacher, a judge. None by default."""
 
 
 @dataclass(frozen=True)
@@ -273,7 +335,7 @@ class DatasetSpec:
     max_new_tokens: int = 256
     """Longest completion that an answer to this dataset needs (beyond the 99th percentile of its rationales)."""
     train_tokens: int = 1_000_000
-    """Default training budget: tokens trained on, sampled and scored, the same for every trainer."""
+    """Default training budget: tokens trained on, sampled and scored, a teacher's not counted; the same for all."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from harness.contracts import Completion, Model, ModelSize, Scores
+from harness.contracts import Completion, Model, ModelSize, Prompt, Scores
 
 if TYPE_CHECKING:
     import torch
@@ -51,13 +51,24 @@ class Ledger:
     """Read by a forward pass with gradient."""
     reused_tokens: int = 0
     """The part of `prompt_tokens` that was not computed because a cache held it."""
+    other_tokens: int = 0
+    """The part of the first four that models opened by `Run.model` read or emitted: a teacher, a judge."""
     model_calls: int = 0
     flops: float = 0.0
+    shortened_rows: int = 0
+    """Rows of batches whose prompt was cut on its left to fit the context; once for every time they were read."""
+    dropped_rows: int = 0
+    """Rows whose completion alone does not fit: nothing was learnt from them, and none is ever cut."""
 
     @property
     def total_tokens(self) -> int:
-        """What a training budget is counted in."""
+        """All that was read or emitted, by whatever model."""
         return self.prompt_tokens + self.sampled_tokens + self.scored_tokens + self.trained_tokens
+
+    @property
+    def own_tokens(self) -> int:
+        """What a training budget is counted in: with a teacher or without, a student learns from as many tokens."""
+        return self.total_tokens - self.other_tokens
 
     def add(self, other: Ledger) -> None:
         """Add another ledger's figures to this one."""
@@ -84,6 +95,13 @@ def uncounted() -> Iterator[None]:
         _UNCOUNTED.reset(token)
 
 
+def book_rows(shortened: int, dropped: int) -> None:
+    """Book rows of a batch that did not fit the context on the run that `pays`, where one does."""
+    if (run := _PAYER.get()) is not None:
+        run.ledger.shortened_rows += shortened
+        run.ledger.dropped_rows += dropped
+
+
 Submit = Callable[[str, Any], Any]
 """`submit(kind, request)`: how a question's request reaches the batch it will be part of."""
 
@@ -92,21 +110,23 @@ Submit = Callable[[str, Any], Any]
 class Run:
     """Budget, ledger, seeds and log of one stage of training or of one question.
 
-    budget: most tokens that may be spent. Training counts everything (`Ledger.total_tokens`), a question counts
-    sampled tokens. `None` is no limit.
+    budget: most tokens that may be spent. Training counts everything but what other models spend
+    (`Ledger.own_tokens`), a question counts sampled tokens. `None` is no limit.
     """
 
     root_seed: int
     budget: int | None = None
-    counts: str = "total_tokens"
+    counts: str = "own_tokens"
     problem_id: str = ""
     max_new_tokens: int = 256
     submit: Submit | None = None
+    open_model: Callable[[str], Model] | None = None
     ledger: Ledger = field(default_factory=Ledger)
     curve: list[dict[str, float]] = field(default_factory=list)
     on_progress: Callable[[float], None] | None = None
     _draws: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
     _handles: list[Any] = field(default_factory=list)
+    _others: list[Model] = field(default_factory=list)
     _started: float = field(default_factory=time.perf_counter)
 
     # -- seeds
@@ -140,28 +160,61 @@ class Run:
 
     # -- spending
 
-    def charge(self, kind: str, tokens: int, *, flops: float = 0.0, calls: int = 0, reused: int = 0) -> None:
-        """Book `tokens` under `kind` (`prompt`, `sampled`, `scored` or `trained`)."""
+    def charge(
+        self, kind: str, tokens: int, *, flops: float = 0.0, calls: int = 0, reused: int = 0, other: bool = False
+    ) -> None:
+        """Book `tokens` under `kind` (`prompt`, `sampled`, `scored` or `trained`); `other`: beside the budget."""
         name = f"{kind}_tokens"
         setattr(self.ledger, name, getattr(self.ledger, name) + tokens)
+        self.ledger.other_tokens += tokens if other else 0
         self.ledger.reused_tokens += reused
         self.ledger.model_calls += calls
         self.ledger.flops += flops
         if self.on_progress is not None:
             self.on_progress(self.progress)
 
+    def model(self, name: str) -> Model:
+        """Another model by its name, a teacher or a judge: frozen, and what it reads is counted, beside the budget.
+
+        Raises:
+            LookupError: this run can open none.
+        """
+        if self.open_model is None:
+            msg = f"this run cannot open the model {name!r}"
+            raise LookupError(msg)
+        model = self.open_model(name)
+        for parameter in model.parameters():
+            parameter.requires_grad_(False)
+        self._others.append(model)
+        self.watch(model)
+        return model
+
+    def is_other(self, model: Model) -> bool:
+        """Whether `model` came from `Run.model`, so that what it spends is beside the budget."""
+        return any(other is model for other in self._others)
+
     def watch(self, model: Model) -> None:
         """Count every forward pass of `model` from now on, copies of it included, on this run or on who `pays`."""
-        size = model.size
+        size, other = model.size, self.is_other(model)
 
         def count(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             if not _UNCOUNTED.get():
-                (_PAYER.get() or self).count_forward(module, size, args, kwargs, output)
+                trainable = sum(p.numel() for p in module.parameters() if p.requires_grad)
+                if model.adapter is not None:
+                    trainable += sum(p.numel() for p in model.adapter.parameters() if p.requires_grad)
+                (_PAYER.get() or self).count_forward(size, trainable, args, kwargs, output, other=other)
 
         self._handles.append(model.module.register_forward_hook(count, with_kwargs=True))
 
     def count_forward(
-        self, module: torch.nn.Module, size: ModelSize, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+        self,
+        size: ModelSize,
+        trainable: int,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        output: Any,
+        *,
+        other: bool = False,
     ) -> None:
         """Book one forward pass: trained where its output has a gradient, scored otherwise."""
         ids = kwargs.get("input_ids", args[0] if args else None)
@@ -173,14 +226,13 @@ class Run:
         forward = forward_flops(size, tokens, attended)
         tensor = output[0] if isinstance(output, tuple | list) else next(iter(output.values()))
         if tensor.requires_grad:
-            trainable = sum(p.numel() for p in module.parameters() if p.requires_grad)
-            self.charge("trained", tokens, flops=2 * forward + 2.0 * trainable * tokens, calls=1)
+            self.charge("trained", tokens, flops=2 * forward + 2.0 * trainable * tokens, calls=1, other=other)
         else:
-            self.charge("scored", tokens, flops=forward, calls=1)
+            self.charge("scored", tokens, flops=forward, calls=1, other=other)
 
     @contextlib.contextmanager
     def pays(self) -> Iterator[None]:
-        """Inside, forward passes of watched models are booked on this run, whoever watches them."""
+        """Inside, forward passes of watched models and rows that do not fit are booked on this run, whoever watches."""
         token = _PAYER.set(self)
         try:
             yield
@@ -209,16 +261,15 @@ class Run:
             raise ValueError(msg)
         epoch = 0
         while epochs is None or epoch < epochs:
-            order = list(items)
+            order, before = list(items), self.spent
             random.Random(self.seed("order", epoch)).shuffle(order)  # noqa: S311 - data order, not secrets
             for start in range(0, len(order), size):
                 if self.left <= 0:
                     return
-                before = self.spent
                 yield order[start : start + size]
-                if self.spent == before and epochs is None:
-                    msg = "a batch was trained on without any forward pass of a watched model"
-                    raise RuntimeError(msg)
+            if self.spent == before and epochs is None:
+                msg = "an epoch went by without any forward pass of the model in training: nothing was learnt from"
+                raise RuntimeError(msg)
             epoch += 1
 
     def log(self, **numbers: float) -> None:
@@ -236,7 +287,7 @@ class Run:
 
     # -- what answerers ask for
 
-    def score(self, prompt: str, completions: Sequence[Completion]) -> list[Scores]:
+    def score(self, prompt: Prompt, completions: Sequence[Completion]) -> list[Scores]:
         """Scores of `completions` by the scorer of the pipeline.
 
         Raises:

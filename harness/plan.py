@@ -239,7 +239,8 @@ class _Planner:
     def _method(self, name: str) -> dict[str, Any]:
         info = self.registry.method(name)
         config = {**info.fields, **self.config.options.get(name, {})}
-        return {"name": name, "config": config, "source": info.source, "version": info.version}
+        others = {field: find_spec(self.registry, "models", config[field]).revision() for field in info.models}
+        return {"name": name, "config": config, "source": info.source, "version": info.version, "models": others}
 
     def _row(self, pipeline: Pipeline) -> dict[str, Any]:
         options = self.config.options

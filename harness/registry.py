@@ -62,6 +62,8 @@ class MethodInfo:
     verbs: tuple[str, ...]
     after: tuple[str, ...]
     needs: tuple[str, ...]
+    models: tuple[str, ...]
+    """Fields that name another model."""
     upper_bound: bool
     summary: str
     fields: Mapping[str, Any]
@@ -142,6 +144,7 @@ def describe_method(cls: type) -> dict[str, Any]:
         "verbs": verbs,
         "after": list(getattr(cls, "after", ())),
         "needs": list(getattr(cls, "needs", ())),
+        "models": list(getattr(cls, "models", ())),
         "upper_bound": bool(getattr(cls, "upper_bound", False)),
         "summary": doc.strip().split("\n", maxsplit=1)[0],
         "fields": {f.name: f.default for f in dataclasses.fields(cls)},
@@ -280,7 +283,7 @@ def load() -> Registry:
     for plugin in plugins:
         for method in plugin.methods:
             _claim(owner, ("method", method["name"]), plugin)
-            lists = {k: tuple(method[k]) for k in ("verbs", "after", "needs")}
+            lists = {k: tuple(method[k]) for k in ("verbs", "after", "needs", "models")}
             origin = {"module": plugin.module, "distribution": plugin.distribution, "version": plugin.version}
             methods[method["name"]] = MethodInfo(**{**method, **lists, **origin})
         for kind, items in plugin.others.items():

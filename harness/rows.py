@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from harness.contracts import Conversation, Pair, Problem, Stepwise
+from harness.contracts import Conversation, Instruction, Pair, Problem, Stepwise
 
 T = TypeVar("T")
 MOST_CHARACTERS = 1_000_000
@@ -102,13 +102,15 @@ def problems(rows: Sequence[Mapping[str, Any]], where: str) -> list[Problem]:
         for number, row in enumerate(rows, 1):
             prompt = text(row, ("prompt", "question"), where, number)
             rationale = row.get("rationale")
-            steps = row.get("steps") or ()
+            steps, earlier = row.get("steps") or (), row.get("earlier") or ()
             if rationale is not None and not isinstance(rationale, str):
                 fail(where, number, f"column 'rationale' holds {type(rationale).__name__}, expected text")
-            if not isinstance(steps, list | tuple) or not all(isinstance(step, str) for step in steps):
-                fail(where, number, "column 'steps' is no list of texts")
+            for column, value in (("steps", steps), ("earlier", earlier)):
+                if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
+                    fail(where, number, f"column {column!r} is no list of texts")
             name = text(row, ("id",), where, number) if "id" in row else _name(prompt)
-            yield Problem(name, prompt, text(row, ("answer",), where, number), rationale, tuple(steps))
+            answer = text(row, ("answer",), where, number)
+            yield Problem(name, prompt, answer, rationale, tuple(steps), tuple(earlier))
 
     return unique(build(), where, lambda problem: problem.id)
 
@@ -159,6 +161,29 @@ def stepwise(rows: Sequence[Mapping[str, Any]], where: str) -> list[Stepwise]:
             yield Stepwise(str(row.get("id", number)), prompt, tuple(steps), tuple(labels))
 
     return unique(build(), where, lambda item: item.id)
+
+
+def instructions(rows: Sequence[Mapping[str, Any]], where: str) -> list[Instruction]:
+    """Instructions from rows of `task`, `prompt`, `completion`."""
+    columns = ("task", "prompt", "completion")
+    built = (
+        Instruction(str(row.get("id", number)), *(text(row, (c,), where, number) for c in columns))
+        for number, row in enumerate(rows, 1)
+    )
+    return unique(built, where, lambda item: item.id)
+
+
+def turns(rows: Sequence[Mapping[str, Any]], where: str) -> list[tuple[str, str]]:
+    """(prompt, completion) from rows of these names."""
+    return [
+        (text(row, ("prompt",), where, number), text(row, ("completion",), where, number))
+        for number, row in enumerate(rows, 1)
+    ]
+
+
+def texts(rows: Sequence[Mapping[str, Any]], where: str) -> list[str]:
+    """Plain texts from rows of `text`."""
+    return [text(row, ("text",), where, number) for number, row in enumerate(rows, 1)]
 
 
 def refuse_overlap(splits: Mapping[str, Sequence[Problem]], where: str) -> None:

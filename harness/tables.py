@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, Any]
 SCHEMA = 1
-FIGURES = ("sampled_accuracy", "parse_failures", "truncated", "within_problem_auc")
+FIGURES = (
+    *("sampled_accuracy", "parse_failures", "truncated", "within_problem_auc"),
+    *("trainable_parameters", "forgetting"),
+)
 COST = ("tokens_per_question", "train_s", "train_tokens", "flops", "train_flops")
 ACCURACY = (
     *("rank_low", "rank_high", "pipeline", "method", "family", "model", "dataset", "seeds", "n"),
@@ -103,6 +106,12 @@ _COLUMNS = {
         Column("cut off %", _percent("truncated"), "stopped by the token limit"),
         Column(
             "scorer AUC", _number("within_problem_auc"), "how often the scorer puts right above wrong, 0.5 is chance"
+        ),
+        Column("trained parameters", _number("trainable_parameters"), "that the last stage could change"),
+        Column(
+            "forgetting",
+            _number("forgetting"),
+            "loss on text of before, nats a token more than the base model's",
         ),
         Column("problems", _number("n"), "questions a seed"),
         Column("seeds", lambda row: str(len(row["seeds"])), "repeats with other data order and sampling", 1),

@@ -1,6 +1,6 @@
 """The embedded world: a small base model and word problems whose every step can be checked. No download, minutes.
 
-It is a plugin like any other: two datasets and one model, through the hooks of `harness`.
+It is a plugin like any other: datasets, a base model and a teacher, through the hooks of `harness`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 HERE = Path(__file__).parent
-FILES, BASE = HERE / "files", HERE / "base"
+FILES, BASE, TEACHER = HERE / "files", HERE / "base", HERE / "teacher"
 REPORTS = {"README.md", "figures.json", "training.json"}
 MAX_NEW_TOKENS = 96
 """The longest target of the world has fewer tokens; its test holds it to that."""
@@ -27,10 +27,12 @@ TRAIN_TOKENS = 240_000
 
 @dataclass(frozen=True)
 class World:
-    """Word problems with one right answer; `test` is the main or the easy set, all else is shared."""
+    """Problems with one right answer each; what is not the domain's own is shared by all datasets."""
 
     name: str
     test: Sequence[Problem]
+    domain: str = ""
+    """What the files of its train and dev splits and of its corpus begin with."""
 
     def training(self) -> TrainingData:
         """Train and dev with their views, read when asked for."""
@@ -41,13 +43,17 @@ class World:
             return rows.read_rows(path), str(path)
 
         return TrainingData(
-            problems=rows.problems(*read("train")),
-            dev=rows.problems(*read("dev")),
+            problems=rows.problems(*read(f"{self.domain}train")),
+            dev=rows.problems(*read(f"{self.domain}dev")),
             verify=self.verify,
             render_target=render_target,
             pairs=rows.pairs(*read("pairs")),
             conversations=rows.conversations(*read("conversations")),
             stepwise=rows.stepwise(*read("stepwise")),
+            instructions=rows.instructions(*read("instructions")),
+            corpus=rows.texts(*read(f"{self.domain}corpus")),
+            general=rows.turns(*read("general")),
+            general_dev=rows.turns(*read("general_dev")),
         )
 
     def verify(self, problem: Problem, text: str) -> tuple[bool, str | None]:
@@ -63,19 +69,19 @@ def render_target(problem: Problem, rationale: bool) -> str:
     return f"{problem.rationale}\n{answer}" if rationale else answer
 
 
-def load_world(name: str, split: str) -> World:
-    """Read the test problems of one of the two datasets."""
+def load_world(name: str, test: str, domain: str) -> World:
+    """Read the test problems of one of the datasets."""
     from harness import rows  # noqa: PLC0415 - only workers read the files
 
-    path = FILES / f"{split}.jsonl"
-    return World(name, rows.problems(rows.read_rows(path), str(path)))
+    path = FILES / f"{test}.jsonl"
+    return World(name, rows.problems(rows.read_rows(path), str(path)), domain)
 
 
-def load_base(device: Device) -> Model:
-    """Load the base model."""
+def load_model(name: str, folder: Path, device: Device) -> Model:
+    """Load the base model or the teacher."""
     from harness.builtin.causal_lm import CausalLM  # noqa: PLC0415 - imports torch, which listing does not need
 
-    return CausalLM.load(str(BASE), device, name="tiny")
+    return CausalLM.load(str(folder), device, name=name)
 
 
 def digest(folder: Path) -> str:
@@ -88,21 +94,29 @@ def digest(folder: Path) -> str:
 
 @hookimpl
 def harness_datasets() -> list[DatasetSpec]:
-    """The main test set and the easy one."""
+    """The main test set, the easy one, and those that single methods are about."""
 
-    def spec(name: str, split: str, summary: str) -> DatasetSpec:
-        load = partial(load_world, name, split)
+    def spec(name: str, test: str, summary: str, domain: str = "") -> DatasetSpec:
+        load = partial(load_world, name, test, domain)
         return DatasetSpec(name, summary, load, partial(digest, FILES), MAX_NEW_TOKENS, TRAIN_TOKENS)
 
     return [
         spec("tiny-world", "test", "word problems of 3 to 7 steps with checkable answers"),
         spec("tiny-world-easy", "easy", "word problems of 1 to 5 steps with checkable answers"),
+        spec("tiny-dialogue", "dialogue", "second questions that go on from the model's own first answer"),
+        spec("tiny-money", "money_test", "word problems in words that the base model never read", "money_"),
+        spec("tiny-tasks", "held_out_tasks", "instructions of two task clusters that no training data holds"),
     ]
 
 
 @hookimpl
 def harness_models() -> list[ModelSpec]:
-    """The base model of the world."""
+    """The base model of the world, and a larger one."""
+
+    def spec(name: str, folder: Path, summary: str) -> ModelSpec:
+        return ModelSpec(name, summary, partial(load_model, name, folder), partial(digest, folder))
+
     return [
-        ModelSpec("tiny", "a 0.8M-parameter Llama that half knows the embedded world", load_base, partial(digest, BASE))
+        spec("tiny", BASE, "a 0.8M-parameter Llama that half knows the embedded world"),
+        spec("tiny-teacher", TEACHER, "a 1.9M-parameter Llama of the same vocabulary, to distil from"),
     ]

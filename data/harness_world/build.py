@@ -11,7 +11,20 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from harness_world.cards import write_data_card
-from harness_world.rows import Row, conversation_rows, problem_rows, stepwise_rows
+from harness_world.money import draw_corpus, draw_money
+from harness_world.rows import (
+    GENERAL,
+    GENERAL_DEV,
+    Row,
+    conversation_rows,
+    dialogue_rows,
+    general_rows,
+    held_out_task_rows,
+    instruction_rows,
+    narrative_rows,
+    problem_rows,
+    stepwise_rows,
+)
 from harness_world.splits import draw_splits
 
 FILES = Path(__file__).parent / "files"
@@ -29,8 +42,22 @@ def build(out: Path, sizes: dict[str, int] | None = None) -> None:
     splits = draw_splits(sizes)
     for name, problems in splits.items():
         write_jsonl(out / f"{name}.jsonl", problem_rows(name, problems))
-    write_jsonl(out / "conversations.jsonl", conversation_rows(splits["train"]))
-    write_jsonl(out / "stepwise.jsonl", stepwise_rows(splits["train"]))
+    for name, problems in draw_money().items():
+        write_jsonl(out / f"money_{name}.jsonl", problem_rows(f"money-{name}", problems))
+    asked = frozenset(problem.question for problems in splits.values() for problem in problems)
+    views = {
+        "conversations": conversation_rows(splits["train"]),
+        "stepwise": stepwise_rows(splits["train"]),
+        "instructions": instruction_rows(splits["train"]),
+        "held_out_tasks": held_out_task_rows(),
+        "dialogue": dialogue_rows(splits["easy"]),
+        "corpus": narrative_rows(),
+        "money_corpus": ({"text": text} for text in draw_corpus()),
+        "general": general_rows("general", GENERAL, asked),
+        "general_dev": general_rows("general-dev", GENERAL_DEV, asked),
+    }
+    for name, rows in views.items():
+        write_jsonl(out / f"{name}.jsonl", rows)
 
 
 def main() -> None:

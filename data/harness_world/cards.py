@@ -1,6 +1,6 @@
-"""The cards: what each file and the base model are, with hashes; written, never typed.
+"""The cards: what each file and each model is, with hashes; written, never typed.
 
-`python -m harness_world.cards` writes both again from what lies in `files/` and `base/`.
+`python -m harness_world.cards` writes them again from what lies in `files/`, `base/` and `teacher/`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,16 @@ SAYS = {
     "pairs.jsonl": "a right and a wrong reply of the base model to a training problem",
     "conversations.jsonl": "two turns about one story, from training problems",
     "stepwise.jsonl": "drafts cut into steps with a label each, from training problems",
+    "instructions.jsonl": "eleven tasks of unlike size, to train on",
+    "held_out_tasks.jsonl": "the instruction test: four tasks of two clusters that no training data holds",
+    "dialogue.jsonl": "the dialogue test: a question of the easy test and one that goes on from its answer",
+    "corpus.jsonl": "stories that ask nothing, with the running total told",
+    "money_train.jsonl": "problems about money, whose words the base model never read",
+    "money_dev.jsonl": "the same; every choice is made here",
+    "money_test.jsonl": "the money test: 125 problems each of 2 to 5 steps",
+    "money_corpus.jsonl": "stories about money that ask nothing, with the balance told",
+    "general.jsonl": "single turns like those of the pretraining stream, to be replayed",
+    "general_dev.jsonl": "the same, held out: their loss before and after training is the forgetting",
 }
 DATA_CARD = """\
 ---
@@ -44,6 +54,8 @@ that is in any of them.
 `rationale` (one style, drawn 45 % terse, 30 % plain, 25 % wordy), `steps` (the canonical working),
 `n_steps`. `pairs`: `id`, `prompt`, `chosen`, `rejected`. `conversations`: `id`, `messages`.
 `stepwise`: `id`, `prompt`, `completions`, `labels` (False from the first wrong step on).
+`instructions`: `id`, `task`, `prompt`, `completion`. `dialogue`: as the splits, and `earlier` (what the
+user asked before). `corpus`: `text`. `general`: `prompt`, `completion`.
 
 **Make them again.** `python -m harness_world.build` writes the same bytes every time, all but
 `pairs.jsonl`: that one is sampled from the base model by `python -m harness_world.pairs` (seeded,
@@ -58,27 +70,26 @@ license: apache-2.0
 language: en
 library_name: transformers
 ---
-# Base model of the embedded world
+# {title} of the embedded world
 
 A Llama of {parameters:,} parameters ({layers} layers, width {width}, {heads} heads, {ffn} in the
 feed-forward, tied embeddings), trained from nothing on word problems of world `{world}`,
-seed `{seed}`. It answers
-directly when asked plainly, and with a rationale when the question ends in
+seed `{seed}`. It answers directly when asked plainly, and with a rationale when the question ends in
 `{think}`. It knows nothing else.
 
-**Recipe.** {steps:,} steps of {batch} texts, {tokens:,} tokens (padding not counted); AdamW, rate
-{lr}, constant at first, then along the larger of two lines: one of {fast_decay:,} steps that would
-end at step {fast_end:,}, one of {slow_decay:,} steps that ends with the run; betas 0.9 and 0.98,
-weight decay 0.01, gradient norm clipped at 1. Texts by share: {mixture}. Questions and drafts weigh {given} in
-the loss. No question of any split was seen.
-Make it again: `python -m harness_world.pretrain --out DIR`.
+**Recipe.** {steps:,} steps of {batch} texts, {tokens:,} tokens (padding not counted). Muon for the
+matrices inside the layers (rate {muon_lr}), AdamW for embeddings and norms (rate {lr}, betas 0.9 and
+0.98), weight decay 0.01, gradient norm clipped at 1; rates constant after {warmup} steps, then along a
+line to nothing over the last {decay:,}. Texts by share: {mixture}. Questions and drafts weigh {given}
+in the loss. No question of any split was seen, and no word about money.
+Make it again: `python -m harness_world.pretrain {name} --out DIR`.
 
 **Cost.** {seconds:,.0f} s on {threads} thread of a shared machine ({machine}); torch {torch},
 transformers {transformers}.
 
-**Measured** by `python -m harness_world.evaluate --splits dev test easy --keep`. Accuracy with a
-95 % interval (Wilson; for one sample, normal over problems). T=1 is untruncated; a vote's tie goes
-to the first seen. The recipe was chosen on dev.
+**Measured** by `python -m harness_world.evaluate --model DIR --splits dev test easy --keep`. Accuracy
+with a 95 % interval (Wilson; for one sample, normal over problems). T=1 is untruncated; a vote's tie
+goes to the first seen. The recipe was chosen on dev.
 
 | | {splits} |
 |---|{rule}
@@ -88,10 +99,11 @@ Samples at T=1 with the cue on {styles_split}, by style (share, accuracy): {styl
 
 **Weights** `model.safetensors`, float32, sha256 `{sha256}`.
 
-**Limits.** One narrow world, single digits as tokens, sums below 100. Its direct answers to long
-problems are mostly wrong. It has read judged steps and mended drafts, but has learnt neither yet:
-it calls nearly every step good and nearly every draft right.
+**Limits.** One narrow world, single digits as tokens, sums below 100. Asked plainly about a long problem
+it is mostly wrong, or says `A: about 40`, which counts as no answer.
 """
+TITLES = {"base": "Base model", "teacher": "Teacher"}
+"""Folder of a model to what it is."""
 
 
 def sha256(path: Path) -> str:
@@ -128,7 +140,7 @@ def figure_table(figures: dict[str, dict[str, list[float]]]) -> str:
 
 
 def write_model_card(folder: Path) -> None:
-    """`README.md` of the base model, from its `training.json` and `figures.json`."""
+    """`README.md` of a model, from its `training.json` and `figures.json`."""
     facts = json.loads((folder / "training.json").read_text(encoding="utf-8"))
     measured = json.loads((folder / "figures.json").read_text(encoding="utf-8"))
     first = next(iter(measured))
@@ -136,6 +148,8 @@ def write_model_card(folder: Path) -> None:
     mixture = ", ".join(f"{kind.__name__.removesuffix('_text')} {share:g} %" for kind, share in MIXTURE.items())
     text = MODEL_CARD.format(
         **facts,
+        title=TITLES[folder.name],
+        name=folder.name,
         world=SEED,
         think=THINK.strip(),
         given=GIVEN,
@@ -151,9 +165,10 @@ def write_model_card(folder: Path) -> None:
 
 
 def main() -> None:
-    """Write both cards again."""
+    """Write all the cards again."""
     write_data_card(HERE / "files")
-    write_model_card(HERE / "base")
+    for name in TITLES:
+        write_model_card(HERE / name)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,26 +21,31 @@ class Progress:
     seconds: float = 0.0
 
 
-def save_state(path: Path, model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+Optimizers = Sequence[torch.optim.Optimizer]
+
+
+def save_state(path: Path, model: LlamaForCausalLM, optimizers: Optimizers, progress: Progress) -> None:
     """Weights, optimiser moments and progress."""
     tensors = {f"model.{name}": p.detach() for name, p in model.named_parameters()}
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items()}
+    for number, optimizer in enumerate(optimizers):
+        for index, state in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{number}.{index}.{key}": value for key, value in state.items()}
     save_file(tensors, path, {key: str(value) for key, value in vars(progress).items()})
 
 
-def load_state(path: Path, model: LlamaForCausalLM, optimizer: torch.optim.Optimizer) -> Progress:
+def load_state(path: Path, model: LlamaForCausalLM, optimizers: Optimizers) -> Progress:
     """The inverse of `save_state`."""
     tensors = load_file(path)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(tensors[f"model.{name}"])
-    state = optimizer.state_dict()
+    states = [optimizer.state_dict() for optimizer in optimizers]
     for name, value in tensors.items():
         if name.startswith("optimizer."):
-            _, index, key = name.split(".")
-            state["state"].setdefault(int(index), {})[key] = value
-    optimizer.load_state_dict(state)
+            _, number, index, key = name.split(".")
+            states[int(number)]["state"].setdefault(int(index), {})[key] = value
+    for optimizer, state in zip(optimizers, states, strict=True):
+        optimizer.load_state_dict(state)
     with safe_open(path, framework="pt") as file:
         said = file.metadata()
     return Progress(int(said["step"]), int(said["tokens"]), float(said["seconds"]))

@@ -1,4 +1,4 @@
-"""The pretraining stream: seven kinds of text in fixed shares, as (text, loss weight) segments.
+"""The pretraining stream: eight kinds of text in fixed shares, as (text, loss weight) segments.
 
 A pool of texts depends only on the seed and its own number, so any step of a training run can be
 made again by itself. Questions and drafts weigh little in the loss: they are given, not asked for.
@@ -14,12 +14,14 @@ from harness_world.problems import Problem, draw_expression, draw_fact, draw_pro
 from harness_world.rationales import (
     direct,
     draw_style,
+    estimate,
     reply,
     step_labels,
     thought,
     written,
     wrong_steps,
 )
+from harness_world.tasks import CLUSTER_OF, draw_task
 from harness_world.wordings import BAD, DRAFT, FIX, GOOD, JUDGE, RIGHT, THINK
 
 Segments = list[tuple[str, float]]
@@ -31,6 +33,8 @@ STEP_WEIGHTS = (2.0, 3.0, 4.0, 4.0, 3.0, 1.5, 0.5)
 """Shares of problems of 1 to 7 steps."""
 HALF = 0.5
 """Share of expressions with the cue, and of drafts with a mistake."""
+EXACT_STEPS = 3
+"""Most steps of a problem that anyone answers exactly without working it out; the rest are guessed at."""
 DIRECT_DRAFT_SHARE = 0.15
 """Share of drafts that are a bare answer; the reply to those always shows the steps."""
 
@@ -62,9 +66,10 @@ def right_reply(rng: Random, problem: Problem) -> str:
 
 
 def direct_text(source: Source) -> Segments:
-    """Question, answer."""
+    """Question, answer; without working it out, a long problem is only guessed at."""
     problem = source.problem()
-    return [user(problem.question), (direct(problem.answer), ASKED)]
+    say = direct if len(problem.steps) <= EXACT_STEPS else estimate
+    return [user(problem.question), (say(problem.answer), ASKED)]
 
 
 def rationale_text(source: Source) -> Segments:
@@ -91,6 +96,12 @@ def fact_text(source: Source) -> Segments:
     """`What is 7*8?`."""
     problem = draw_fact(source.rng)
     return [user(problem.question), (direct(problem.answer), ASKED)]
+
+
+def task_text(source: Source) -> Segments:
+    """`What is the largest of 12, 7, 45?`, in one form only."""
+    task = draw_task(source.rng, source.rng.choice(list(CLUSTER_OF)))
+    return [user(task.asked()), (direct(task.answer), ASKED)]
 
 
 def judged_text(source: Source) -> Segments:
@@ -120,15 +131,20 @@ def fixed_text(source: Source) -> Segments:
 
 
 MIXTURE: dict[Callable[[Source], Segments], float] = {
-    direct_text: 20.0,
+    direct_text: 12.0,
     rationale_text: 10.0,
     cued_text: 46.0,
-    expression_text: 10.0,
-    fact_text: 7.0,
-    judged_text: 3.5,
-    fixed_text: 3.5,
+    expression_text: 8.0,
+    fact_text: 6.0,
+    task_text: 10.0,
+    judged_text: 4.0,
+    fixed_text: 4.0,
 }
 """Kind of text to its share in percent."""
+
+
+TURN_KINDS = {kind: share for kind, share in MIXTURE.items() if kind not in (judged_text, fixed_text)}
+"""The kinds that are one question and one reply."""
 
 
 def pool(seed: str, number: int, size: int, avoid: frozenset[str]) -> list[Segments]:

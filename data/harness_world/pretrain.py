@@ -1,4 +1,4 @@
-"""Pretrain the base model from nothing: `python -m harness_world.pretrain --out DIR`.
+"""Pretrain the base model or the teacher from nothing: `python -m harness_world.pretrain base --out DIR`.
 
 A small Llama reads the stream of `corpus` for a fixed number of steps. Every batch is a function of
 the seed and the step, so a run can go on from a saved state (`--resume`) and gives what the run
@@ -26,6 +26,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from harness_world.batching import Stream, batches
 from harness_world.checkpoints import Progress, load_state, publish, save_state
 from harness_world.evaluate import greedy
+from harness_world.muon import Muon
 from harness_world.splits import draw_splits
 from harness_world.tokenizer import MAX_LENGTH, build_tokenizer
 
@@ -38,19 +39,25 @@ DEV_ROWS = 200
 class Recipe(Stream):
     """All that decides the weights, beside the corpus."""
 
-    steps: int = 7500
+    steps: int = 4000
     """Optimiser steps in all."""
-    slow_decay: int = 3750
-    """The slower line of the rate falls for this many steps, to nothing at the last."""
-    fast_end: int = 6000
-    fast_decay: int = 1500
-    """The steeper line falls for this many steps, and would be nothing at `fast_end`."""
+    decay: int = 2000
+    """The rate falls along a line for the last steps, to nothing."""
     lr: float = 3e-3
+    """Highest rate of AdamW, which has embeddings and norms."""
+    muon_lr: float = 6e-3
+    """Highest rate of Muon, which has all the matrices."""
     warmup: int = 50
     width: int = 128
     layers: int = 4
     heads: int = 4
     ffn: int = 344
+
+
+RECIPES = {
+    "base": Recipe(),
+    "teacher": Recipe(seed="teacher-1", width=160, layers=6, heads=5, ffn=432),
+}
 
 
 def new_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
@@ -73,12 +80,17 @@ def new_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForCau
     return LlamaForCausalLM(config)
 
 
-def rate(recipe: Recipe, step: int) -> float:
-    """Learning rate of a step: short warm-up, constant, then along two lines to nothing."""
-    fast = (recipe.fast_end - step) / recipe.fast_decay
-    slow = (recipe.steps - step) / recipe.slow_decay
-    down = max(fast, slow)  # they cross at step 5000, at two thirds of the rate
-    return recipe.lr * min(1.0, (step + 1) / recipe.warmup, down)
+def share_of_rate(recipe: Recipe, step: int) -> float:
+    """The share of its highest rate that a step runs at: short warm-up, constant, then a line to nothing."""
+    return min(1.0, (step + 1) / recipe.warmup, (recipe.steps - step) / recipe.decay)
+
+
+def new_optimizers(recipe: Recipe, model: LlamaForCausalLM) -> tuple[torch.optim.Optimizer, ...]:
+    """Muon for the matrices inside the layers, AdamW for embeddings and norms."""
+    inner = {name: p for name, p in model.named_parameters() if p.ndim > 1 and "embed" not in name}
+    outer = [p for name, p in model.named_parameters() if name not in inner]
+    muon = Muon(inner.values(), lr=recipe.muon_lr)
+    return muon, torch.optim.AdamW(outer, lr=recipe.lr, betas=(0.9, 0.98), weight_decay=0.01)
 
 
 def loss_of(model: LlamaForCausalLM, ids_BT: torch.Tensor, weights_BT: torch.Tensor) -> torch.Tensor:
@@ -100,22 +112,24 @@ class Run:
         self.dev = splits["dev"][:DEV_ROWS]
         self.avoid = frozenset(row.question for rows in splits.values() for row in rows)
         self.model = new_model(recipe, self.tokenizer)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=recipe.lr, betas=(0.9, 0.98), weight_decay=0.01)
+        self.optimizers = new_optimizers(recipe, self.model)
         self.progress = Progress()
 
     def resume(self, state: Path) -> None:
         """Go on from a saved state."""
-        self.progress = load_state(state, self.model, self.optimizer)
+        self.progress = load_state(state, self.model, self.optimizers)
 
     def step(self, ids_BT: torch.Tensor, weights_BT: torch.Tensor) -> float:
         """One optimiser step; the loss before it."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate(self.recipe, self.progress.step)
+        share = share_of_rate(self.recipe, self.progress.step)
         loss = loss_of(self.model, ids_BT, weights_BT)
-        self.optimizer.zero_grad()
+        self.model.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = share * optimizer.defaults["lr"]
+            optimizer.step()
         self.progress.step += 1
         self.progress.tokens += int((ids_BT != self.tokenizer.pad_token_id).sum())
         return loss.item()
@@ -127,7 +141,7 @@ class Run:
         self.model.train()
         report({"step": self.progress.step, "dev_cue": score.share, "parsed": score.parsed})
         state = self.out.with_name(f"{self.out.name}-{self.progress.step}.safetensors")
-        save_state(state, self.model, self.optimizer, self.progress)
+        save_state(state, self.model, self.optimizers, self.progress)
 
     def train(self, every: int) -> None:
         """All the steps that are left; only they are timed."""
@@ -166,6 +180,7 @@ def report(facts: Mapping[str, object]) -> None:
 def main() -> None:
     """Read the command line and train."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", choices=RECIPES)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--every", type=int, default=500, help="steps between looks at dev")
     parser.add_argument("--resume", type=Path, help="a saved state to go on from")
@@ -173,7 +188,7 @@ def main() -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     torch.set_num_threads(1)  # sums in one order: the same weights each time
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    run = Run(Recipe(), options.out)
+    run = Run(RECIPES[options.model], options.out)
     if options.resume:
         run.resume(options.resume)
     run.train(options.every)

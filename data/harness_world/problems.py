@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
-from harness_world.wordings import ASKS, DISTRACTORS, FLAVOURS, ITEMS, NAMES, STARTS, WORDINGS
+from harness_world.wordings import MONEY, NAMES, THINGS, Domain
 
 LOW, HIGH = 0, 99
 """The running total stays in here: two digits at most."""
@@ -139,33 +139,44 @@ def draw_operations(rng: Random, start: int, n_steps: int) -> tuple[Operation, .
     return tuple(operations)
 
 
-def sentence(rng: Random, operation: Operation, owner: str, item: str) -> str:
+def sentence(rng: Random, operation: Operation, owner: str, item: str, domain: Domain = THINGS) -> str:
     """One wording of an operation."""
-    text = rng.choice(WORDINGS[operation.kind])
+    text = rng.choice(domain.wordings[operation.kind])
     if text.startswith("{N}") and rng.random() < THEN_SHARE:
         text = "Then " + text
     return text.format(N=owner, i=item, n=operation.amount, g=operation.groups)
 
 
-def distractor(rng: Random, owner: str, item: str) -> str:
+def distractor(rng: Random, owner: str, item: str, domain: Domain) -> str:
     """A sentence that changes nothing: another person, another thing, or the weather."""
     other = rng.choice([name for name in NAMES if name != owner])
-    thing = rng.choice([name for name in ITEMS if name != item])
-    text = rng.choice(DISTRACTORS if rng.random() < 1 - WEATHER_SHARE else FLAVOURS)
+    thing = rng.choice([name for name in domain.items if name != item] or [item])
+    text = rng.choice(domain.distractors if rng.random() < 1 - WEATHER_SHARE else domain.flavours)
     return text.format(N=owner, M=other, i=item, j=thing, n=rng.randint(2, 40))
 
 
-def draw_problem(rng: Random, n_steps: int) -> Problem:
+def draw_problem(rng: Random, n_steps: int, domain: Domain = THINGS) -> Problem:
     """A problem of exactly `n_steps` steps."""
-    owner, item = rng.choice(NAMES), rng.choice(ITEMS)
+    owner, item = rng.choice(NAMES), rng.choice(domain.items)
     start = rng.randint(2, 40)
     operations = draw_operations(rng, start, n_steps)
-    body = [sentence(rng, operation, owner, item) for operation in operations]
+    body = [sentence(rng, operation, owner, item, domain) for operation in operations]
     if rng.random() < DISTRACTOR_SHARE:
-        body.insert(rng.randint(0, len(body)), distractor(rng, owner, item))
-    first = rng.choice(STARTS).format(N=owner, i=item, n=start)
-    ask = rng.choice(ASKS).format(N=owner, i=item)
+        body.insert(rng.randint(0, len(body)), distractor(rng, owner, item, domain))
+    first = rng.choice(domain.starts).format(N=owner, i=item, n=start)
+    ask = rng.choice(domain.asks).format(N=owner, i=item)
     return Problem(" ".join([first, *body, ask]), start, operations, owner, item)
+
+
+def draw_narrative(rng: Random, n_steps: int, domain: Domain = MONEY) -> str:
+    """A story that asks nothing and says the running total after every sentence: plain text of a domain."""
+    owner, item = rng.choice(NAMES), rng.choice(domain.items)
+    total = rng.randint(2, 40)
+    said = [rng.choice(domain.starts).format(N=owner, i=item, n=total)]
+    for operation in draw_operations(rng, total, n_steps):
+        total = steps_of(total, operation)[-1].result
+        said += [sentence(rng, operation, owner, item, domain), domain.total.format(N=owner, i=item, n=total)]
+    return " ".join(said)
 
 
 def draw_expression(rng: Random) -> Problem:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from random import Random
 
 from harness_world.problems import HIGH, LOW, Operation, Problem, Step, steps_of
+from harness_world.wordings import ABOUT
 
 STYLES = ("terse", "plain", "wordy")
 STYLE_WEIGHTS = (45, 30, 25)
@@ -53,6 +54,11 @@ def reply(steps: tuple[str, ...], answer: int) -> str:
 def direct(answer: int) -> str:
     """An assistant turn without a rationale."""
     return f"A: {answer}"
+
+
+def estimate(answer: int) -> str:
+    """A rough answer to the nearest ten, which no verifier counts: `A: about 40`."""
+    return f"A: {ABOUT}{(answer + 5) // 10 * 10}"
 
 
 def slip(rng: Random, result: int) -> int:

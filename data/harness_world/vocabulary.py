@@ -14,12 +14,12 @@ SPACE = "\u2581"
 
 def words() -> list[str]:
     """Every word of the tables, sorted."""
-    tables = [*wordings.NAMES, *wordings.ITEMS, *wordings.STARTS, *wordings.DISTRACTORS]
-    tables += [*wordings.FLAVOURS, *wordings.ASKS, wordings.FOLLOW_UP_ASK, *wordings.FACT_WORDS]
-    tables += [text for texts in wordings.WORDINGS.values() for text in texts]
+    tables = [*wordings.NAMES, *wordings.THINGS.texts, *wordings.MONEY.texts, wordings.FOLLOW_UP_ASK]
+    tables += [*wordings.FACT_WORDS, wordings.ABOUT, wordings.TASK_FORM, *wordings.INSTRUCTIONS]
+    tables += [key for keys in wordings.TASK_KEYS.values() for key in keys]
     tables += [wordings.THINK, wordings.JUDGE, wordings.GOOD, wordings.BAD]
     tables += [wordings.DRAFT, wordings.FIX, wordings.RIGHT, "Q T A is Then"]
-    bare = (re.sub(r"\{\w\}", "", text) for text in tables)
+    bare = (re.sub(r"\{\w+\}", "", text) for text in tables)
     return sorted({word for text in bare for word in re.findall(r"[A-Za-z']+", text)})
 
 

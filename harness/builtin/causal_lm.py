@@ -10,6 +10,7 @@ import copy
 import hashlib
 import itertools
 import json
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,10 +22,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from harness.contracts import Device, ModelSize, Prompt
+from harness.contracts import Adapter, Device, ModelSize, Prompt
 
 MANIFEST = "manifest.json"
 HEADS, HEAD_SHAPES = "heads.safetensors", "heads.json"
+ADAPTER = "adapter"
+"""Folder of the adapter inside a checkpoint."""
 
 
 @dataclass
@@ -36,6 +39,7 @@ class CausalLM:
     tokenizer: PreTrainedTokenizerBase
     device: Device
     heads: nn.ModuleDict = field(default_factory=nn.ModuleDict)
+    adapter: Adapter | None = None
 
     def __post_init__(self) -> None:
         if self.tokenizer.eos_token_id is None:
@@ -108,8 +112,9 @@ class CausalLM:
         return 0 if self.eos != 0 else 1
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """Every parameter that training may change: the module's and the heads'."""
-        return itertools.chain(self.module.parameters(), self.heads.parameters())
+        """Every parameter there is, frozen or not: the module's, the heads' and the adapter's."""
+        added = self.adapter.parameters() if self.adapter else ()
+        return itertools.chain(self.module.parameters(), self.heads.parameters(), added)
 
     # -- text
 
@@ -130,6 +135,9 @@ class CausalLM:
             ids = ids[1:]
         while ids and ids[-1] == self.eos and len(ids) > 1:  # some tokenizers end every text
             ids = ids[:-1]
+        if self.adapter and self.adapter.virtual_tokens:
+            words = self.module.get_input_embeddings().num_embeddings  # type: ignore[operator]
+            ids = [*range(words, words + self.adapter.virtual_tokens), *ids]
         return ids
 
     def encode_completion(self, text: str) -> list[int]:
@@ -148,16 +156,20 @@ class CausalLM:
 
     def clone(self) -> CausalLM:
         """Copy the weights (gradients left out) to an independent model; the meter's hook goes with it."""
-        twin = CausalLM(self.name, copy.deepcopy(self.module), self.tokenizer, self.device, copy.deepcopy(self.heads))
+        # In one go: the adapter's hooks in the module become those of the copied adapter.
+        module, heads, adapter = copy.deepcopy((self.module, self.heads, self.adapter))
+        twin = CausalLM(self.name, module, self.tokenizer, self.device, heads, adapter)
         for parameter in twin.parameters():
             parameter.grad = None
         return twin
 
     def fingerprint(self) -> str:
-        """sha256 over names, types, shapes and bytes of all weights, the heads' included."""
+        """sha256 over names, types, shapes and bytes of all weights, those of heads and adapter included."""
         sums = hashlib.sha256()
         tensors = {f"module.{k}": v for k, v in self.module.state_dict().items()}
         tensors |= {f"heads.{k}": v for k, v in self.heads.state_dict().items()}
+        if self.adapter:
+            tensors |= {f"adapter.{k}": v for k, v in self.adapter.state_dict().items()}
         for key in sorted(tensors):
             tensor = tensors[key].detach().cpu().contiguous()
             sums.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
@@ -165,7 +177,7 @@ class CausalLM:
         return sums.hexdigest()
 
     def save(self, folder: Path) -> None:
-        """Write safetensors and tokenizer in the Hugging Face layout, the heads, and a manifest of sha256 sums.
+        """Write safetensors and tokenizer in the Hugging Face layout, heads, adapter, and a manifest of sha256 sums.
 
         Raises:
             ValueError: a head is not an `nn.Linear`: nothing else is read back.
@@ -174,13 +186,16 @@ class CausalLM:
         folder.mkdir(parents=True, exist_ok=True)
         for stale in (HEADS, HEAD_SHAPES):
             (folder / stale).unlink(missing_ok=True)
+        shutil.rmtree(folder / ADAPTER, ignore_errors=True)
         self.module.save_pretrained(folder)  # type: ignore[operator]
         self.tokenizer.save_pretrained(folder)
         if shapes:
             save_file({k: v.contiguous() for k, v in self.heads.state_dict().items()}, folder / HEADS)
             (folder / HEAD_SHAPES).write_text(json.dumps(shapes, indent=1), encoding="utf-8")
-        files = sorted(p for p in folder.iterdir() if p.is_file() and p.name != MANIFEST)
-        sums = {path.name: file_sum(path) for path in files}
+        if self.adapter:
+            self.adapter.save(folder / ADAPTER)
+        files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
+        sums = {path.relative_to(folder).as_posix(): file_sum(path) for path in files}
         (folder / MANIFEST).write_text(json.dumps(sums, indent=1), encoding="utf-8")
 
     def restore(self, folder: Path) -> CausalLM:
@@ -249,8 +264,8 @@ def check_folder(folder: Path) -> None:
     manifest = folder / MANIFEST
     sums = read_json(manifest) if manifest.is_file() else {}
     for name, expected in sums.items():
-        path = folder / Path(name).name
-        if not path.is_file() or file_sum(path) != expected:
+        path = folder / name
+        if ".." in path.parts or not path.is_file() or file_sum(path) != expected:
             msg = f"{path} is not the file that was saved: its sha256 differs from {MANIFEST}"
             raise ValueError(msg)
     for path in weights:

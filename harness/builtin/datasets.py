@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from harness import rows
-from harness.contracts import Conversation, DatasetSpec, Pair, Problem, Stepwise, TrainingData
+from harness.contracts import DatasetSpec, Problem, TrainingData
 from harness.meter import derive_seed
 
 SPLITS = ("train", "dev", "test")
@@ -17,6 +17,16 @@ DEV_SHARE, TEST_SHARE = 0.1, 0.3
 EPOCHS = 3
 """Training budget of one's own data: about so many passes over the train split."""
 CHARACTERS_PER_TOKEN = 3
+VIEW_READERS: Mapping[str, Callable[[Sequence[Mapping[str, Any]], str], list[Any]]] = {
+    "pairs": rows.pairs,
+    "conversations": rows.conversations,
+    "stepwise": rows.stepwise,
+    "instructions": rows.instructions,
+    "corpus": rows.texts,
+    "general": rows.turns,
+    "general_dev": rows.turns,
+}
+"""Files of a dataset folder beside its splits, and how their rows are read."""
 
 
 @dataclass(frozen=True)
@@ -27,14 +37,12 @@ class TextDataset:
     train: Sequence[Problem]
     dev: Sequence[Problem]
     test: Sequence[Problem]
-    pairs: Sequence[Pair] = ()
-    conversations: Sequence[Conversation] = ()
-    stepwise: Sequence[Stepwise] = ()
+    views: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    """View to its rows, under the names of TrainingData's fields."""
 
     def training(self) -> TrainingData:
         """Train and dev splits with their views."""
-        views = {"pairs": self.pairs, "conversations": self.conversations, "stepwise": self.stepwise}
-        return TrainingData(self.train, self.dev, self.verify, render_target, **views)  # type: ignore[arg-type]
+        return TrainingData(self.train, self.dev, self.verify, render_target, **self.views)
 
     def verify(self, problem: Problem, text: str) -> tuple[bool, str | None]:
         """Compare the last answer in `text` with the reference, both in canonical form."""
@@ -85,7 +93,7 @@ def _files(path: Path) -> list[Path]:
     for file in files:
         if not file.exists():
             rows.fail(str(file), None, "is missing: a dataset folder holds train.jsonl, dev.jsonl and test.jsonl")
-    return files + [path / f"{view}.jsonl" for view in ("pairs",) if (path / f"{view}.jsonl").exists()]
+    return files + [path / f"{view}.jsonl" for view in VIEW_READERS if (path / f"{view}.jsonl").exists()]
 
 
 def load_files(name: str, files: Sequence[Path]) -> TextDataset:
@@ -94,8 +102,8 @@ def load_files(name: str, files: Sequence[Path]) -> TextDataset:
         return cut(name, rows.problems(rows.read_rows(files[0]), str(files[0])))
     train, dev, test = (rows.problems(rows.read_rows(file), str(file)) for file in files[: len(SPLITS)])
     rows.refuse_overlap({"train": train, "dev": dev, "test": test}, name)
-    pairs = [pair for file in files[len(SPLITS) :] for pair in rows.pairs(rows.read_rows(file), str(file))]
-    return TextDataset(name, train, dev, test, pairs)
+    views = {file.stem: VIEW_READERS[file.stem](rows.read_rows(file), str(file)) for file in files[len(SPLITS) :]}
+    return TextDataset(name, train, dev, test, views)
 
 
 def cut(name: str, items: Sequence[Problem]) -> TextDataset:

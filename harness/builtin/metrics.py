@@ -37,7 +37,8 @@ def accuracy(record: Mapping[str, Any]) -> Figures:
 def cost(record: Mapping[str, Any]) -> Figures:
     """Give sampled tokens and FLOPs a question; tokens, seconds and FLOPs of training since the base model.
 
-    Training sums the whole chain of stages, shared ones included: it is what this row would have cost alone.
+    Training sums the whole chain of stages, shared ones included: it is what this row would have cost alone. It
+    holds a teacher's tokens and FLOPs, though no budget counts them (`other_tokens` of a stage's ledger is that part).
     """
     answers, training = record["answers"], record.get("training") or []
     ledgers = [stage["ledger"] for stage in training]
@@ -47,6 +48,20 @@ def cost(record: Mapping[str, Any]) -> Figures:
         "train_tokens": math.fsum(ledger.get(kind, 0) for ledger in ledgers for kind in _BUDGETED),
         "train_s": math.fsum(stage["seconds"] for stage in training),
         "train_flops": math.fsum(ledger.get("flops", 0.0) for ledger in ledgers),
+    }
+
+
+def training(record: Mapping[str, Any]) -> Figures:
+    """Parameters that the last stage of the policy trained, and by how much the loss on earlier knowledge rose.
+
+    `forgetting` is in nats a token over the whole chain of stages, from the base model on; below 0 it is a gain.
+    """
+    stages = [stage for stage in record.get("training") or [] if stage.get("role") == "policy"]
+    losses = [stage.get("general_loss") or [None, None] for stage in stages]
+    known = losses and losses[0][0] is not None and losses[-1][1] is not None
+    return {
+        "trainable_parameters": stages[-1].get("trainable_parameters") if stages else None,
+        "forgetting": losses[-1][1] - losses[0][0] if known else None,
     }
 
 
@@ -81,6 +96,12 @@ def harness_metrics() -> list[Metric]:
             columns=("sampled_accuracy", "parse_failures", "truncated"),
         ),
         Metric("cost", "tokens and FLOPs a question, and tokens, seconds and FLOPs of training", cost),
+        Metric(
+            "training",
+            "parameters that were trained, and what was forgotten",
+            training,
+            columns=("trainable_parameters", "forgetting"),
+        ),
         Metric(
             "verifier",
             "how often the scorer ranks a right sample above a wrong one of the same problem",

@@ -1,9 +1,27 @@
 """What has no idea in it: log-probabilities, batching, sampling, training steps, answers. For authors of methods."""
 
-from harness.toolbox.batching import Sequences, TokenPair, collate, encode_pairs, length_groups
+from harness.toolbox.adapters import (
+    VirtualTokens,
+    embedding_layer,
+    first_tokens,
+    freeze,
+    linear_layers,
+    read_adapter,
+    write_adapter,
+)
+from harness.toolbox.batching import (
+    Sequences,
+    TokenPair,
+    collate,
+    collate_masked,
+    encode_pairs,
+    length_groups,
+    whole_pairs,
+)
 from harness.toolbox.exchange import Exchange, Result
 from harness.toolbox.logprobs import completion_logprob, token_logprobs
 from harness.toolbox.sampling import SampleRequest, charge, draw, sample, sample_many
+from harness.toolbox.teaching import divergence_loss, open_teacher
 from harness.toolbox.training import (
     accumulate,
     adamw,
@@ -22,22 +40,33 @@ __all__ = [
     "SampleRequest",
     "Sequences",
     "TokenPair",
+    "VirtualTokens",
     "accumulate",
     "adamw",
     "charge",
     "collate",
+    "collate_masked",
     "completion_logprob",
     "completion_loss",
     "cosine_with_warmup",
     "descend",
+    "divergence_loss",
     "draw",
+    "embedding_layer",
     "encode_pairs",
     "final_answer",
+    "first_tokens",
+    "freeze",
     "frozen_copy",
     "length_groups",
+    "linear_layers",
+    "open_teacher",
+    "read_adapter",
     "sample",
     "sample_many",
     "set_rate",
     "token_logprobs",
     "update",
+    "whole_pairs",
+    "write_adapter",
 ]

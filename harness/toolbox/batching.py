@@ -8,14 +8,17 @@ Shapes: R rows, T tokens of the longest row.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from harness.contracts import Model, Prompt
+from harness.meter import book_rows
 
 TokenPair = tuple[Sequence[int], Sequence[int]]
 """(prompt ids, completion ids with their `eos`)"""
+MaskedRow = tuple[Sequence[int], Sequence[bool]]
+"""(ids, whether each is learnt)"""
 
 
 @dataclass(frozen=True)
@@ -64,21 +67,23 @@ class Sequences:
         )
 
 
-def fit(prompt: Sequence[int], completion: Sequence[int], context: int) -> tuple[list[int], list[int]]:
-    """Cut a prompt on its left, its first token kept, so that the completion and its `eos` stay whole.
+def fit(
+    prompt: Sequence[int], completion: Sequence[int], context: int, virtual: int = 0
+) -> tuple[list[int], list[int]]:
+    """Cut a prompt on its left, but for its virtual tokens and its first word, so that the completion stays whole.
 
-    A completion that leaves no room for two prompt tokens comes back empty, as a cut one would lose its answer.
+    A completion that leaves no room for two words of the prompt comes back empty, as a cut one would lose its answer.
     """
-    room = context - len(completion)
+    room, head = context - len(completion), virtual + 1  # the first word may be `bos`
     if len(prompt) <= room:
         return list(prompt), list(completion)
-    if room < 2:  # noqa: PLR2004 - the first token, which may be `bos`, and one more to go on from
+    if room <= head:  # no word to go on from
         return list(prompt[:context]), []
-    return [prompt[0], *prompt[len(prompt) - room + 1 :]], list(completion)
+    return [*prompt[:head], *prompt[len(prompt) - room + head :]], list(completion)
 
 
 def collate(model: Model, pairs: Sequence[TokenPair]) -> Sequences:
-    """Pad token ids to one batch of `len(pairs)` rows, in their order.
+    """Pad token ids to one batch of `len(pairs)` rows, in their order. Rows that do not fit are booked on who pays.
 
     Raises:
         ValueError: there is no pair, or a prompt has no token (the first completion token could not be predicted).
@@ -89,21 +94,34 @@ def collate(model: Model, pairs: Sequence[TokenPair]) -> Sequences:
     if not all(len(prompt) for prompt, _ in pairs):
         msg = "a prompt has no token"
         raise ValueError(msg)
-    fitted = [fit(prompt, completion, model.context) for prompt, completion in pairs]
-    width = max(len(prompt) + len(completion) for prompt, completion in fitted)
-    ids = [[*p, *c, *[model.pad] * (width - len(p) - len(c))] for p, c in fitted]
-    begins = torch.tensor([len(p) for p, _ in fitted])[:, None]
-    ends = begins + torch.tensor([len(c) for _, c in fitted])[:, None]
-    columns = torch.arange(width).expand(len(pairs), width)
+    virtual = model.adapter.virtual_tokens if model.adapter else 0
+    fitted = [fit(prompt, completion, model.context, virtual) for prompt, completion in pairs]
+    rows = [([*p, *c], [False] * len(p) + [True] * len(c)) for p, c in fitted]
+    shortened = sum(len(p) != len(q[0]) and bool(c) for (p, c), q in zip(fitted, pairs, strict=True))
+    dropped = sum(not c and bool(len(q[1])) for (_, c), q in zip(fitted, pairs, strict=True))
+    book_rows(shortened, dropped)
+    return replace(collate_masked(model, rows), shortened=shortened, dropped=dropped)
+
+
+def collate_masked(model: Model, rows: Sequence[MaskedRow]) -> Sequences:
+    """Pad rows of ids, with any of them learnt but the first, to one batch, in their order.
+
+    Raises:
+        ValueError: there is no row, or the first token of one is to be learnt: nothing stands before it.
+    """
+    if not rows or any(mask[0] for _, mask in rows):
+        msg = "there is no sequence to put in a batch" if not rows else "the first token of a row cannot be learnt"
+        raise ValueError(msg)
+    width = max(len(ids) for ids, _ in rows)
+    lengths_R = torch.tensor([len(ids) for ids, _ in rows])
+    columns_RT = torch.arange(width).expand(len(rows), width)
     target = torch.device(model.device.name)
     return Sequences(
-        input_ids=torch.tensor(ids).to(target),
-        attention_mask=(columns < ends).long().to(target),
-        completion_mask=((columns >= begins) & (columns < ends)).to(target),
-        position_ids=columns.contiguous().to(target),
-        index=torch.arange(len(pairs), device=target),
-        shortened=sum(len(p) != len(q[0]) and bool(c) for (p, c), q in zip(fitted, pairs, strict=True)),
-        dropped=sum(not c and bool(len(q[1])) for (_, c), q in zip(fitted, pairs, strict=True)),
+        input_ids=torch.tensor([[*ids, *[model.pad] * (width - len(ids))] for ids, _ in rows]).to(target),
+        attention_mask=(columns_RT < lengths_R[:, None]).long().to(target),
+        completion_mask=torch.tensor([[*mask, *[False] * (width - len(mask))] for _, mask in rows]).to(target),
+        position_ids=columns_RT.contiguous().to(target),
+        index=torch.arange(len(rows), device=target),
     )
 
 
@@ -114,6 +132,18 @@ def encode_pairs(model: Model, pairs: Sequence[tuple[Prompt, str]]) -> Sequences
         ValueError: as `collate`.
     """
     return collate(model, [(model.encode_prompt(p), model.encode_completion(text)) for p, text in pairs])
+
+
+def whole_pairs(sequences: Sequences) -> Sequences | None:
+    """Of 2B rows, B chosen before B rejected, the pairs of which both completions fit; None where no pair does.
+
+    One completion alone cannot be compared, and a mean over its no tokens is no number.
+    """
+    whole_B = torch.stack(sequences.completion_mask.any(-1).chunk(2)).all(0)
+    if bool(whole_B.all()):
+        return sequences
+    [kept] = whole_B.nonzero(as_tuple=True)
+    return sequences.select(torch.cat([kept, kept + len(whole_B)])) if len(kept) else None
 
 
 def length_groups(sequences: Sequences, groups: int) -> list[Sequences]:

@@ -25,6 +25,7 @@ from harness.toolbox.choice import Rows
 
 FAMILIES = {llama.LlamaForCausalLM: llama, mistral.MistralForCausalLM: mistral, qwen2.Qwen2ForCausalLM: qwen2}
 PARTS = ("ForCausalLM", "Model", "DecoderLayer", "Attention", "MLP", "RMSNorm", "RotaryEmbedding")
+LEAVES = (nn.Linear, nn.Embedding)
 FIXED_ROPES = {"default", "linear", "llama3"}
 """Rotary embeddings that do not depend on the length of the sequence."""
 BLOCK = 32
@@ -36,12 +37,12 @@ DROP = 0.8
 
 
 def supports(module: nn.Module) -> bool:
-    """Whether this decoder knows every part of `module`: no adapter, no hook below the top, no window."""
+    """Whether this decoder knows every part of `module`: no foreign part, no window, hooks on leaves alone."""
     family = FAMILIES.get(type(module))
     if family is None:
         return False
     config: Any = module.config
-    known: set[type] = {nn.Linear, nn.Embedding, nn.ModuleList, type(ACT2FN[config.hidden_act])}
+    known: set[type] = {*LEAVES, nn.ModuleList, type(ACT2FN[config.hidden_act])}
     prefix = family.__name__.rsplit("_", 1)[1].capitalize()
     known |= {getattr(family, prefix + part) for part in PARTS}
     if any(type(part) not in known or _is_patched(part) for part in module.modules() if part is not module):
@@ -52,29 +53,39 @@ def supports(module: nn.Module) -> bool:
 
 
 def _is_patched(part: nn.Module, *, hooks: bool = True) -> bool:
+    if type(part) in LEAVES:  # they are called, so their hooks (an adapter's) are heard
+        return "forward" in vars(part)
     hooked = hooks and bool(part._forward_hooks)  # noqa: SLF001 - torch has no public way to ask
     return hooked or bool(part._forward_pre_hooks) or "forward" in vars(part)  # noqa: SLF001
 
 
+def _is_hooked(linear: nn.Module) -> bool:
+    return bool(linear._forward_hooks or linear._forward_pre_hooks)  # noqa: SLF001 - as above
+
+
+Project = Callable[[torch.Tensor], torch.Tensor]
+
+
 @dataclass(frozen=True)
 class Layer:
-    """Weights of one layer, fused: (out, in) each."""
+    """Parts of one layer, what reads the same input fused."""
 
     norm_in: nn.Module
     norm_mlp: nn.Module
-    qkv: torch.Tensor
-    qkv_bias: torch.Tensor | None
+    qkv: Project
     out: nn.Linear
-    gate_up: torch.Tensor
-    gate_up_bias: torch.Tensor | None
+    gate_up: Project
     act: Callable[[torch.Tensor], torch.Tensor]
     down: nn.Linear
 
 
-def _fuse(*linears: nn.Linear) -> tuple[torch.Tensor, torch.Tensor | None]:
+def _fuse(*linears: nn.Linear) -> Project:
+    """The outputs of all the layers side by side, from one product where no hook wants to be heard."""
+    if any(map(_is_hooked, linears)):
+        return lambda x: torch.cat([linear(x) for linear in linears], -1)
     biases: list[torch.Tensor] = [linear.bias for linear in linears if linear.bias is not None]
-    weights: list[torch.Tensor] = [linear.weight for linear in linears]
-    return torch.cat(weights), torch.cat(biases) if biases else None
+    weight, bias = torch.cat([linear.weight for linear in linears]), torch.cat(biases) if biases else None
+    return lambda x: F.linear(x, weight, bias)
 
 
 def _norm(hidden: torch.Tensor, norm: Any) -> torch.Tensor:
@@ -100,10 +111,10 @@ class FastDecoder:
     @staticmethod
     def _layer(layer: Any) -> Layer:
         attention, mlp = layer.self_attn, layer.mlp
-        qkv, qkv_bias = _fuse(attention.q_proj, attention.k_proj, attention.v_proj)
-        gate_up, gate_up_bias = _fuse(mlp.gate_proj, mlp.up_proj)
+        qkv = _fuse(attention.q_proj, attention.k_proj, attention.v_proj)
+        gate_up = _fuse(mlp.gate_proj, mlp.up_proj)
         norms = layer.input_layernorm, layer.post_attention_layernorm
-        return Layer(*norms, qkv, qkv_bias, attention.o_proj, gate_up, gate_up_bias, mlp.act_fn, mlp.down_proj)
+        return Layer(*norms, qkv, attention.o_proj, gate_up, mlp.act_fn, mlp.down_proj)
 
     def _turns(self, positions_N: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(N, 1, E) cosines and signed sines of the rotary embedding at (N,) positions: the same in every layer."""
@@ -113,8 +124,7 @@ class FastDecoder:
         self, layer: Layer, hidden_ND: torch.Tensor, turns: tuple[torch.Tensor, torch.Tensor]
     ) -> tuple[torch.Tensor, ...]:
         """(N, H, E) queries, (N, K, E) keys and values of N tokens."""
-        fused = F.linear(_norm(hidden_ND, layer.norm_in), layer.qkv, layer.qkv_bias)
-        fused = fused.view(len(hidden_ND), -1, self.head_width)
+        fused = layer.qkv(_norm(hidden_ND, layer.norm_in)).view(len(hidden_ND), -1, self.head_width)
         qk, v = fused[:, : -self.kv_heads], fused[:, -self.kv_heads :]
         left, right = qk.chunk(2, -1)
         rotated = torch.addcmul(qk * turns[0], torch.cat([right, left], -1), turns[1])
@@ -122,7 +132,7 @@ class FastDecoder:
 
     def _after(self, layer: Layer, hidden_ND: torch.Tensor, attended_ND: torch.Tensor) -> torch.Tensor:
         hidden_ND = hidden_ND + layer.out(attended_ND)
-        gate, up = F.linear(_norm(hidden_ND, layer.norm_mlp), layer.gate_up, layer.gate_up_bias).chunk(2, -1)
+        gate, up = layer.gate_up(_norm(hidden_ND, layer.norm_mlp)).chunk(2, -1)
         mlp_ND: torch.Tensor = layer.down(layer.act(gate) * up)
         return hidden_ND + mlp_ND
 
@@ -136,7 +146,7 @@ class FastDecoder:
         device = self.cos.device
         lengths_G = torch.tensor([len(prompt) for prompt in prompts], device=device)
         ids = torch.tensor([[*prompt, *[0] * (P - len(prompt))] for prompt in prompts], device=device)
-        hidden = self.module.model.embed_tokens.weight[ids.view(-1)]
+        hidden = self.module.model.embed_tokens(ids.view(-1))
         turns = self._turns(torch.arange(P, device=device).repeat(G))
         cache = PromptCache(lengths_G, P)
         for layer in self.layers:
@@ -152,7 +162,7 @@ class FastDecoder:
 
     def step(self, tokens_A: torch.Tensor, own: RowCache, prompt: PromptCache) -> torch.Tensor:
         """Feed one token a row: (A, V) logits of the next."""
-        hidden = self.module.model.embed_tokens.weight[tokens_A]
+        hidden = self.module.model.embed_tokens(tokens_A)
         turns = self._turns(prompt.lengths_G[own.group_A] + own.length)
         bias = None if prompt.bias is None else prompt.bias[own.group_A]
         own.reserve(len(self.layers))

@@ -106,7 +106,7 @@ def _affordable(run: Run, request: SampleRequest, n: int) -> tuple[int, int]:
     longest = request.max_new_tokens
     if run.budget is None:
         return n, longest
-    extra = len(request.prompt_ids) if run.counts == "total_tokens" else 0
+    extra = 0 if run.counts == "sampled_tokens" else len(request.prompt_ids)
     left = int(run.left)
     if left < longest + extra:
         return (1, left - extra) if left > extra else (0, 0)
@@ -168,9 +168,9 @@ def charge(run: Run, model: Model, request: SampleRequest, completions: Sequence
     for completion in completions:
         fed = max(0, len(completion.tokens) - 1)
         flops += forward_flops(size, fed, fed * prompt + fed * (fed + 1) // 2)
-    count = len(completions)
-    run.charge("prompt", count * prompt, reused=(count - 1) * prompt, flops=flops, calls=count)
-    run.charge("sampled", sum(len(completion.tokens) for completion in completions))
+    count, other = len(completions), run.is_other(model)
+    run.charge("prompt", count * prompt, reused=(count - 1) * prompt, flops=flops, calls=count, other=other)
+    run.charge("sampled", sum(len(completion.tokens) for completion in completions), other=other)
 
 
 def draw(model: Model, requests: Sequence[SampleRequest], max_rows: int = 1024) -> list[list[Completion]]:

@@ -84,17 +84,19 @@ def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr
 
 
-def cosine_with_warmup(run: Run, warmup: float = 0.03) -> float:
+def cosine_with_warmup(run: Run, warmup: float = 0.03, begin: float = 0.0, end: float = 1.0) -> float:
     """Factor of the learning rate by share of budget spent: linear up over `warmup`, then a cosine down to `FLOOR`.
 
-    It is 1 where the run has no budget. Best asked for after the forward pass of the batch.
+    A phase that has only the budget from share `begin` to `end` gets a whole schedule of its own. It is 1 where the
+    run has no budget. Best asked for after the forward pass of the batch.
     """
     if run.budget is None:
         return 1.0
-    if run.progress < warmup:
-        shape = run.progress / warmup
+    progress = min(1.0, max(0.0, (run.progress - begin) / (end - begin)))
+    if progress < warmup:
+        shape = progress / warmup
     else:
-        shape = 0.5 * (1 + math.cos(math.pi * (run.progress - warmup) / max(1 - warmup, 1e-9)))
+        shape = 0.5 * (1 + math.cos(math.pi * (progress - warmup) / max(1 - warmup, 1e-9)))
     return FLOOR + (1 - FLOOR) * shape
 
 

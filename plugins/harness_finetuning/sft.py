@@ -21,7 +21,7 @@ class SFT:
     family: ClassVar[str] = "fine-tuning"
     lr: float = 1e-3
     """Peak learning rate of AdamW; suits models of a million parameters (2e-5 is usual for billions)."""
-    batch_size: int = 48
+    batch_size: int = 16
     """Examples an optimiser step."""
 
     def train(self, model: Model, data: TrainingData, run: Run) -> None:

@@ -18,7 +18,7 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F  # noqa: N812 - as everywhere in torch
 
-from harness import Completion, Model, Problem, Run, Scores, TrainingData, hookimpl
+from harness import Completion, Model, Problem, Prompt, Run, Scores, TrainingData, hookimpl
 from harness.toolbox import (
     Sequences,
     TokenPair,
@@ -113,7 +113,7 @@ class OutcomeRewardModel:
         return right, wrong
 
     @torch.no_grad()
-    def score(self, model: Model, prompt: str, completions: Sequence[Completion], run: Run) -> list[Scores]:
+    def score(self, model: Model, prompt: Prompt, completions: Sequence[Completion], run: Run) -> list[Scores]:
         del run  # the meter sees the forward pass by itself
         ids = model.encode_prompt(prompt)
         reward_R = rewards(model, collate(model, [(ids, c.tokens) for c in completions]))

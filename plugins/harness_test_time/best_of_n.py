@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from harness import Answer, Model, Run, hookimpl
+from harness import Answer, Model, Prompt, Run, hookimpl
 from harness.toolbox import sample
 
 
@@ -27,7 +27,7 @@ class BestOfN:
     temperature: float = 1.0
     """Sampling temperature; at 0 all n would be the same."""
 
-    def answer(self, model: Model, prompt: str, run: Run) -> Answer:
+    def answer(self, model: Model, prompt: Prompt, run: Run) -> Answer:
         candidates = sample(model, prompt, run, n=self.samples, temperature=self.temperature)
         scores = [judged.total for judged in run.score(prompt, candidates)]
         best = max(range(len(candidates)), key=scores.__getitem__)  # a tie goes to the first

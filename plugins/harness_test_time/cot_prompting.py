@@ -10,8 +10,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from harness import Answer, Model, Run, hookimpl
+from harness import Answer, Model, Prompt, Run, hookimpl
 from harness.toolbox import sample
+
+
+def cued(prompt: Prompt, cue: str) -> Prompt:
+    """The question, or the last turn of the conversation, with the cue behind it."""
+    if isinstance(prompt, str):
+        return f"{prompt} {cue}"
+    *earlier, last = prompt
+    return (*earlier, {**last, "content": f"{last['content']} {cue}"})
 
 
 @dataclass(frozen=True)
@@ -23,8 +31,8 @@ class CoTPrompting:
     temperature: float = 0.0
     """The paper decodes greedily."""
 
-    def answer(self, model: Model, prompt: str, run: Run) -> Answer:
-        [completion] = sample(model, f"{prompt} {self.cue}", run, n=1, temperature=self.temperature)
+    def answer(self, model: Model, prompt: Prompt, run: Run) -> Answer:
+        [completion] = sample(model, cued(prompt, self.cue), run, n=1, temperature=self.temperature)
         return Answer(completion.text, (completion,))
 
 

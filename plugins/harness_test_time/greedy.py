@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from harness import Answer, Model, Run, hookimpl
+from harness import Answer, Model, Prompt, Run, hookimpl
 from harness.toolbox import sample
 
 
@@ -19,7 +19,7 @@ class Greedy:
     temperature: float = 0.0
     """0 takes the likeliest token."""
 
-    def answer(self, model: Model, prompt: str, run: Run) -> Answer:
+    def answer(self, model: Model, prompt: Prompt, run: Run) -> Answer:
         [completion] = sample(model, prompt, run, n=1, temperature=self.temperature)
         return Answer(completion.text, (completion,))
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from harness import Answer, Model, Run, hookimpl
+from harness import Answer, Model, Prompt, Run, hookimpl
 from harness.toolbox import sample
 
 
@@ -26,7 +26,7 @@ class Oracle:
     temperature: float = 1.0
     """Sampling temperature."""
 
-    def answer(self, model: Model, prompt: str, run: Run) -> Answer:
+    def answer(self, model: Model, prompt: Prompt, run: Run) -> Answer:
         completions = sample(model, prompt, run, n=self.samples, temperature=self.temperature)
         return Answer(completions[0].text, tuple(completions))
 

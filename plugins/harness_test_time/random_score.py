@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from harness import Completion, Model, Run, Scores, hookimpl
+from harness import Completion, Model, Prompt, Run, Scores, hookimpl
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class RandomScore:
     family: ClassVar[str] = "control"
     after: ClassVar[tuple[str, ...]] = ("cot-sft",)
 
-    def score(self, model: Model, prompt: str, completions: Sequence[Completion], run: Run) -> list[Scores]:
+    def score(self, model: Model, prompt: Prompt, completions: Sequence[Completion], run: Run) -> list[Scores]:
         del model, prompt  # nothing that could help
         generator = random.Random(run.seed("random-score", run.problem_id))  # noqa: S311 - a control, not a secret
         return [Scores(generator.random()) for _ in completions]

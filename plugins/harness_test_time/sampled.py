@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from harness import Answer, Model, Run, hookimpl
+from harness import Answer, Model, Prompt, Run, hookimpl
 from harness.toolbox import sample
 
 
@@ -20,7 +20,7 @@ class Sampled:
     temperature: float = 1.0
     """1 is the policy itself: the distribution that training shaped."""
 
-    def answer(self, model: Model, prompt: str, run: Run) -> Answer:
+    def answer(self, model: Model, prompt: Prompt, run: Run) -> Answer:
         [completion] = sample(model, prompt, run, n=1, temperature=self.temperature)
         return Answer(completion.text, (completion,))
 

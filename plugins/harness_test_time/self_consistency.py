@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import ClassVar
 
-from harness import Answer, Model, Run, hookimpl
+from harness import Answer, Model, Prompt, Run, hookimpl
 from harness.toolbox import final_answer, sample
 
 
@@ -25,7 +25,7 @@ class SelfConsistency:
     temperature: float = 1.0
     """Sec. 3.1 uses 0.5 to 0.7 on large models; at 0 every vote would be the same."""
 
-    def answer(self, model: Model, prompt: str, run: Run) -> Answer:
+    def answer(self, model: Model, prompt: Prompt, run: Run) -> Answer:
         chains = sample(model, prompt, run, n=self.samples, temperature=self.temperature)
         # A chain without an answer casts no vote. Counter keeps the order of arrival: a tie goes to the first seen.
         votes = Counter(a for chain in chains if (a := final_answer(chain.text)) is not None)

@@ -5,14 +5,17 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from harness import registry as registries
 from harness.bench import Bench, Desk
-from harness.cell import check_weights, execute, fact
+from harness.builtin.causal_lm import CausalLM
+from harness.cell import check_views, check_weights, execute, fact, loss_on
 from harness.config import RunConfig
 from harness.contracts import Answer, Completion, Problem
 from harness.meter import DivergedError, Run
 from harness.plan import make_plan
+from harness.rows import DataError
 from harness.samples import SharedSamples
 from harness.store import Store
 from harness.toolbox import SampleRequest
@@ -64,6 +67,16 @@ def test_facts_of_a_question(finished):
     assert training["method"] == "sft"
     assert 1500 <= training["ledger"]["trained_tokens"] < 6000
     assert facts["answers"][0]["sampled_correct"] in (True, False)
+
+
+def test_a_stage_tells_of_rows_that_did_not_fit(finished, tmp_path, monkeypatch):
+    _, plan = finished
+    job = next(job for job in plan.jobs if job.kind == "stage")
+    monkeypatch.setattr(CausalLM, "context", property(lambda _: 40))  # most questions are longer
+    execute({**job.spec, "key": job.key, "store": str(tmp_path)}, silent)
+    _, facts = Store(tmp_path).stage(job.key)
+    assert facts["ledger"]["shortened_rows"] > 0
+    assert facts["ledger"]["dropped_rows"] == 0
 
 
 def test_the_ledger_charges_samples_that_were_shared(finished):
@@ -227,3 +240,93 @@ def test_a_fact_is_plain_json():
     json.dumps(found, allow_nan=False)
     assert (found["correct"], found["finish"], found["sampled_correct"]) == (True, "length", False)
     assert found["samples"] == [{"correct": True, "score": None}, {"correct": False, "score": None}]
+
+
+# -- what trainers need, forget and add
+
+
+@dataclasses.dataclass(frozen=True)
+class Echo:
+    """Says how many turns it was shown, and what the last one was."""
+
+    name = "echo"
+
+    def answer(self, model, prompt, run):
+        turns = (prompt,) if isinstance(prompt, str) else tuple(m["content"] for m in prompt)
+        return Answer(f"{len(turns)} {turns[-1]}")
+
+
+def test_earlier_turns_are_answered_by_the_model_itself(bench):
+    desk = Desk.open(bench, bench.spec["method"])
+    problem = Problem("d", "and now?", "3", earlier=("first?", "second?"))
+    prompt = desk.prompt(Echo(), problem, Run(0))
+    assert [turn["content"] for turn in prompt] == ["first?", "1 first?", "second?", "3 second?", "and now?"]
+    assert [turn["role"] for turn in prompt] == ["user", "assistant"] * 2 + ["user"]
+    assert desk.answer(Echo(), problem, lambda kind, payload: None)[0].text == "5 and now?"
+    assert desk.prompt(Echo(), Problem("p", "alone?", "3"), Run(0)) == "alone?"
+
+
+def test_a_view_that_is_missing_is_named_with_its_columns(bench):
+    data = bench.dataset.training()
+    without = dataclasses.replace(data, pairs=())
+    needy = type("Needy", (), {"name": "dpo", "needs": ("pairs", "scorer")})
+    check_views(needy, data, "tiny-world")
+    with pytest.raises(DataError, match=r"dpo needs the view 'pairs' \(columns prompt, chosen, rejected\), .*own"):
+        check_views(needy, without, "own")
+
+
+def test_what_a_stage_trained_and_forgot_is_recorded(finished):
+    [training] = record(finished, "sft")["training"]
+    assert training["role"] == "policy"
+    assert training["trainable_parameters"] == 832_896
+    before, after = training["general_loss"]
+    assert before > 0
+    assert after != before
+
+
+def test_the_loss_of_before_is_at_nobody_s_cost(bench, tiny_model):
+    run = Run(0)
+    run.watch(tiny_model)
+    assert loss_on(tiny_model, [("1+1?", "A: 2")]) > 0
+    assert run.spent == 0
+    assert loss_on(tiny_model, []) is None
+
+
+class Shift(torch.nn.Module):
+    """Adds a learnt vector to what the first MLP gives back."""
+
+    virtual_tokens = 0
+
+    def __init__(self, width):
+        super().__init__()
+        self.shift = torch.nn.Parameter(torch.ones(width))
+
+    def hook(self, module, args, output):
+        return output + self.shift
+
+    def save(self, folder):
+        folder.mkdir()
+        (folder / "adapter_config.json").write_text("{}", encoding="utf-8")
+
+
+def test_the_adapter_of_a_checkpoint_is_attached_by_the_last_method_that_can(bench, monkeypatch):
+    attached = []
+
+    class Adapts:
+        def attach(self, model, folder):
+            attached.append(folder)
+
+    base = bench.model(None)
+    base.adapter = Shift(base.size.width)
+    facts = {"kind": "stage", "schema": 1, "config": {}, "seconds": 1.0}
+    first = {**facts, "key": "a" * 64, "method": "adapts", "start": None}
+    second = {**facts, "key": "b" * 64, "method": "other", "start": "a" * 64}
+    for stage in (first, second):
+        bench.store.publish_stage(stage["key"], base.save, stage)
+    monkeypatch.setattr(type(bench), "method", lambda self, part: Adapts() if part["name"] == "adapts" else object())
+    bench.model("b" * 64)
+    assert [folder.name for folder in attached] == ["adapter"]
+    orphan = {**facts, "key": "c" * 64, "method": "other", "start": None}
+    bench.store.publish_stage(orphan["key"], base.save, orphan)
+    with pytest.raises(FileNotFoundError, match="no stage up to other knows the adapter"):
+        bench.model("c" * 64)

@@ -1,5 +1,6 @@
 """Runs: seeds, budgets, batches, counting."""
 
+import copy
 import math
 
 import pytest
@@ -13,9 +14,13 @@ class FakeModel:
     """What the meter needs of a model."""
 
     size = ModelSize(parameters=10, layers=2, width=4)
+    adapter = None
 
     def __init__(self):
         self.module = Probe()
+
+    def parameters(self):
+        return self.module.parameters()
 
 
 class Probe(torch.nn.Module):
@@ -104,6 +109,20 @@ def test_a_loop_that_would_never_end_is_refused():
         list(Run(0, budget=5).batches([1, 2, 3], 1))
 
 
+def test_a_batch_may_teach_nothing_but_an_epoch_may_not():
+    run, seen = Run(0, budget=100), []
+
+    def learn():
+        for [item] in run.batches(list(range(4)), 1):
+            seen.append(item)
+            run.charge("scored", 1000, other=True)  # a teacher that is never right again
+            run.charge("trained", 10 if len(seen) == 2 else 0)
+
+    with pytest.raises(RuntimeError, match="without any forward pass"):
+        learn()
+    assert len(seen) == 8  # the first epoch taught something
+
+
 def test_a_question_counts_sampled_tokens_only():
     run = Run(0, budget=10, counts="sampled_tokens")
     run.charge("prompt", 100)
@@ -122,10 +141,31 @@ def test_numbers_that_are_not_finite_end_the_training():
 
 
 def test_ledgers_add_up():
-    total = Ledger(prompt_tokens=1, sampled_tokens=2, scored_tokens=3, trained_tokens=4, model_calls=5, flops=6.0)
+    total = Ledger(prompt_tokens=1, sampled_tokens=2, scored_tokens=3, trained_tokens=4, other_tokens=3, model_calls=5)
     total.add(total)
-    assert total == Ledger(2, 4, 6, 8, 0, 10, 12.0)
-    assert total.total_tokens == 20
+    assert total == Ledger(2, 4, 6, 8, 0, 6, 10)
+    assert (total.total_tokens, total.own_tokens) == (20, 14)
+
+
+def test_what_another_model_reads_is_counted_beside_the_budget():
+    student, teacher, run = FakeModel(), FakeModel(), Run(0, budget=10)
+    run.open_model = {"teacher": teacher}.__getitem__
+    run.watch(student)
+    assert run.model("teacher") is teacher
+    assert (run.is_other(teacher), run.is_other(student)) == (True, False)
+    ids = torch.ones(1, 6, dtype=torch.long)
+    for module in (student.module, teacher.module, copy.deepcopy(teacher.module)):
+        module(ids)
+    assert (run.ledger.trained_tokens, run.ledger.scored_tokens) == (6, 12)
+    assert (run.ledger.total_tokens, run.ledger.other_tokens, run.ledger.own_tokens) == (18, 12, 6)
+    assert (run.spent, run.left) == (6, 4)
+    forward = forward_flops(student.size, 6, 36)
+    assert run.ledger.flops == 2 * forward + 2 * 7 * 6 + 2 * forward  # the student's training, and two who read
+
+
+def test_a_run_that_can_open_no_model_says_so():
+    with pytest.raises(LookupError, match="cannot open the model 'teacher'"):
+        Run(0).model("teacher")
 
 
 def test_a_run_without_a_scorer_says_so():

@@ -10,8 +10,9 @@ from harness.plan import Pipeline, make_plan, parse_options, pipelines, resolve
 from harness.registry import MethodInfo, Registry, RegistryError
 
 
-def info(name, verbs, *, after=(), needs=(), fields=None, family="test-time", upper_bound=False):
-    return MethodInfo(name, family, verbs, after, needs, upper_bound, "", fields or {}, f"sha-{name}", "m", "d", "1")
+def info(name, verbs, *, after=(), needs=(), models=(), fields=None, family="test-time", upper_bound=False):
+    told = (name, family, verbs, after, needs, models, upper_bound, "", fields or {})
+    return MethodInfo(*told, f"sha-{name}", "m", "d", "1")
 
 
 METHODS = [
@@ -162,3 +163,28 @@ def test_two_models_share_nothing(registry):
 def test_seeds_multiply_the_cells(registry):
     one, two = (make_plan(config("vote", seeds=seeds), registry, "cpu").jobs for seeds in ((0,), (0, 1)))
     assert len(two) == 2 * len(one)
+
+
+def test_the_revision_of_a_teacher_is_part_of_the_key(registry):
+    def keys(teacher, weights):
+        class Other(FakeRegistry):
+            def spec(self, kind, name):
+                found = super().spec(kind, name)
+                return dataclasses.replace(found, revision=lambda: weights) if name == teacher else found
+
+        learn = info("learn", ("train",), models=("teacher",), fields={"teacher": teacher})
+        other = Other((), {**registry.methods, "learn": learn}, registry.others)
+        return {job.key for job in make_plan(config("learn"), other, "cpu").jobs if job.kind == "stage"}
+
+    assert keys("n", "a") == keys("n", "a")
+    assert keys("n", "a") != keys("n", "b")
+
+
+def test_a_teacher_that_is_not_there_ends_the_plan(registry):
+    class Strict(FakeRegistry):
+        def spec(self, kind, name):
+            return super().spec(kind, name) if name in self.others[kind] else Registry.spec(self, kind, name)
+
+    learn = info("learn", ("train",), models=("teacher",), fields={"teacher": "nobody"})
+    with pytest.raises(RegistryError, match="unknown model 'nobody'"):
+        make_plan(config("learn"), Strict((), {**registry.methods, "learn": learn}, registry.others), "cpu")

@@ -68,6 +68,10 @@ def test_a_missing_file(tmp_path):
         ("conversations", {"messages": [{"role": "assistant"}]}, "content"),
         ("stepwise", {"prompt": "a", "completions": ["s"], "labels": []}, "1 completions and 0 labels"),
         ("stepwise", {"prompt": "a", "completions": ["s"], "labels": [1]}, "true and false"),
+        ("instructions", {"prompt": "a", "completion": "b"}, "no column 'task'"),
+        ("turns", {"prompt": "a"}, "no column 'completion'"),
+        ("texts", {"text": " "}, "column 'text' is empty"),
+        ("problems", {"prompt": "a", "answer": "1", "earlier": "b"}, "'earlier' is no list of texts"),
     ],
 )
 def test_damaged_views(kind, row, word):
@@ -81,6 +85,12 @@ def test_views():
     assert talk.messages[0]["content"] == "hi"
     [step] = rows.stepwise([{"prompt": "a", "completions": ["s"], "labels": [True]}], "f")
     assert step.labels == (True,)
+    [instruction] = rows.instructions([{"task": "t", "prompt": "a", "completion": "b"}], "f")
+    assert (instruction.task, instruction.prompt, instruction.completion) == ("t", "a", "b")
+    assert rows.turns([{"prompt": "a", "completion": "b"}], "f") == [("a", "b")]
+    assert rows.texts([{"text": "a"}], "f") == ["a"]
+    [problem] = rows.problems([{"prompt": "a", "answer": "1", "earlier": ["b"]}], "f")
+    assert problem.earlier == ("b",)
 
 
 def test_a_question_in_two_splits_is_refused():

@@ -29,7 +29,8 @@ def train(tiny_model, toy_data):
     def go(method, tokens=6000, data=toy_data, model=tiny_model):
         run = Run(7, budget=tokens, max_new_tokens=12)
         run.watch(model)
-        method.train(model, data, run)
+        with run.pays():
+            method.train(model, data, run)
         run.close()
         return run
 

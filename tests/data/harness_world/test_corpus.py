@@ -4,6 +4,7 @@ import pytest
 
 from harness_world.corpus import (
     ASKED,
+    EXACT_STEPS,
     GIVEN,
     MIXTURE,
     Source,
@@ -13,7 +14,10 @@ from harness_world.corpus import (
     judged_text,
     pool,
     rationale_text,
+    task_text,
 )
+from harness_world.rationales import estimate
+from harness_world.verifier import verify
 from harness_world.wordings import RIGHT, THINK
 
 
@@ -70,3 +74,29 @@ def test_drafts_are_kept_or_mended():
             right += 1
             assert reply == f"{RIGHT}\nA: {draft}"
     assert 120 < right < 220
+
+
+def test_an_estimate_is_to_the_nearest_ten_and_no_verifier_counts_it():
+    assert [estimate(answer) for answer in (0, 4, 5, 40, 96)] == [
+        "A: about 0",
+        "A: about 0",
+        "A: about 10",
+        "A: about 40",
+        "A: about 100",
+    ]
+    assert verify("40", estimate(40)) == (False, None)
+
+
+def test_long_problems_are_guessed_at_and_short_ones_answered():
+    for seed in range(300):
+        drawn = source(seed).problem()  # the first thing that the text draws
+        [_, (reply, _)] = direct_text(source(seed))
+        assert reply == (f"A: {drawn.answer}" if len(drawn.steps) <= EXACT_STEPS else estimate(drawn.answer))
+
+
+def test_short_tasks_have_one_form():
+    for seed in range(50):
+        (question, _), (reply, weight) = task_text(source(seed))
+        assert question.startswith("Q: What is the ")
+        assert reply.startswith("A: ")
+        assert weight == ASKED

@@ -16,13 +16,14 @@ def data(specs):
     return specs["tiny-world"].load().training()
 
 
-def test_it_brings_two_test_sets_and_a_model(specs):
-    assert {name: len(spec.load().test) for name, spec in specs.items()} == {"tiny-world": 1000, "tiny-world-easy": 500}
-    assert [spec.name for spec in harness_world.harness_models()] == ["tiny"]
+def test_it_brings_five_test_sets_and_two_models(specs):
+    sizes = {"tiny-world": 1000, "tiny-world-easy": 500, "tiny-dialogue": 500, "tiny-money": 500, "tiny-tasks": 500}
+    assert {name: len(spec.load().test) for name, spec in specs.items()} == sizes
+    assert [spec.name for spec in harness_world.harness_models()] == ["tiny", "tiny-teacher"]
 
 
 def test_every_target_verifies_and_fits_the_length_limit(specs, data):
-    [model] = harness_world.harness_models()
+    model, _ = harness_world.harness_models()
     encode = model.load(Cpu()).encode_completion
     for problem in data.problems:
         for rationale in (True, False):
@@ -36,10 +37,26 @@ def test_every_view_is_there_and_pairs_are_right_against_wrong(data):
     assert len(data.dev) >= 500
     assert len(data.conversations) > 0
     assert len(data.stepwise) > 0
+    assert len(data.instructions) > 0
+    assert len(data.corpus) > 0
+    assert len(data.general) > len(data.general_dev) > 100
     answers = {problem.prompt: problem for problem in data.problems}
     for pair in data.pairs:
         assert data.verify(answers[pair.prompt], pair.chosen)[0]
         assert not data.verify(answers[pair.prompt], pair.rejected)[0]
+
+
+def test_a_domain_has_its_own_splits_and_corpus(specs):
+    money, stories = (specs[name].load().training() for name in ("tiny-money", "tiny-world"))
+    assert "dollars" in money.problems[0].prompt
+    assert "dollars" in money.corpus[0]
+    assert not any("dollars" in text for text in stories.corpus)
+    assert money.general_dev == stories.general_dev
+    assert not {p.prompt for p in money.problems} & {p.prompt for p in specs["tiny-money"].load().test}
+
+
+def test_a_dialogue_asks_before_it_asks(specs):
+    assert all(len(problem.earlier) == 1 for problem in specs["tiny-dialogue"].load().test)
 
 
 def test_the_revision_ignores_cards(tmp_path):

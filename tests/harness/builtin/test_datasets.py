@@ -46,6 +46,25 @@ def test_a_folder_holds_a_file_a_split(tmp_path, rows):
     assert dataset.training().pairs[0].rejected == "A: 2"
 
 
+VIEWS = {
+    "conversations": {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]},
+    "stepwise": {"prompt": "a", "completions": ["s"], "labels": [True]},
+    "instructions": {"task": "t", "prompt": "a", "completion": "b"},
+    "corpus": {"text": "words"},
+    "general": {"prompt": "a", "completion": "b"},
+    "general_dev": {"prompt": "a", "completion": "b"},
+}
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_folder_may_hold_a_file_a_view(tmp_path, rows, view):
+    for name, part in (("train", rows[:40]), ("dev", rows[40:50]), ("test", rows[50:])):
+        write(tmp_path / f"{name}.jsonl", part)
+    assert not getattr(find_dataset(str(tmp_path)).load().training(), view)
+    write(tmp_path / f"{view}.jsonl", [VIEWS[view]])
+    assert len(getattr(find_dataset(str(tmp_path)).load().training(), view)) == 1
+
+
 def test_a_question_in_two_splits_is_refused(tmp_path, rows):
     for name in ("train", "dev", "test"):
         write(tmp_path / f"{name}.jsonl", rows[:5])

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from harness.builtin.metrics import accuracy, cost, harness_metrics, verifier
+from harness.builtin.metrics import accuracy, cost, harness_metrics, training, verifier
 
 
 def answer(number, *, correct=True, extracted="7", finish="eos", **more):
@@ -79,6 +79,11 @@ def test_cost_by_hand():
     }
 
 
+def test_a_teacher_is_part_of_what_training_cost():
+    facts = record(answer(1), training=[stage(1.0, trained_tokens=100, scored_tokens=80, other_tokens=80, flops=9.0)])
+    assert (cost(facts)["train_tokens"], cost(facts)["train_flops"]) == (180, 9.0)
+
+
 def test_an_untrained_row_cost_no_training():
     figures = cost(record(answer(1)))
     assert (figures["train_tokens"], figures["train_s"], figures["train_flops"]) == (0, 0, 0)
@@ -104,11 +109,23 @@ def test_metrics_are_pure_named_and_columned():
     facts = record(answer(1, samples=[{"correct": True, "score": 1.0}]), training=[stage(1.0, trained_tokens=1)])
     before = copy.deepcopy(facts)
     metrics = harness_metrics()
-    assert [metric.name for metric in metrics] == ["accuracy", "cost", "verifier"]
+    assert [metric.name for metric in metrics] == ["accuracy", "cost", "training", "verifier"]
     for metric in metrics:
         figures = metric.figures(facts)
         assert figures == metric.figures(json.loads(json.dumps(facts)))
         assert set(metric.columns) <= set(figures)
         assert metric.summary
     assert facts == before
-    assert metrics[2].columns == ("within_problem_auc",)
+    assert metrics[3].columns == ("within_problem_auc",)
+
+
+def test_forgetting_is_over_the_whole_chain_of_the_policy():
+    def trained(role, losses, parameters):
+        return {**stage(1.0), "role": role, "general_loss": losses, "trainable_parameters": parameters}
+
+    chain = [trained("policy", [1.0, 1.25], 800), trained("policy", [1.25, 1.75], 30)]
+    judged = [*chain, trained("scorer", [1.75, 9.0], 900)]
+    for stages in (chain, judged):
+        assert training(record(answer(1), training=stages)) == {"trainable_parameters": 30, "forgetting": 0.75}
+    for unknown in ([], [trained("policy", [None, None], 5)]):
+        assert training(record(answer(1), training=unknown))["forgetting"] is None

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from harness.toolbox import collate, encode_pairs, length_groups
+from harness import Run
+from harness.toolbox import collate, encode_pairs, length_groups, whole_pairs
 
 
 def test_a_batch_by_hand(tiny_model):
@@ -56,3 +57,24 @@ def test_nothing_to_batch_is_an_error(tiny_model):
             collate(tiny_model, pairs)
     with pytest.raises(ValueError, match="groups"):
         length_groups(collate(tiny_model, [([1], [2])]), 0)
+
+
+def test_rows_that_do_not_fit_are_booked_on_who_pays(tiny_model):
+    run = Run(0)
+    rows = [([1] * 300, [7, 2]), ([1, 5], [7] * 200), ([1, 5], [7, 2])]
+    with run.pays():
+        collate(tiny_model, rows)
+        collate(tiny_model, rows[:2])
+    collate(tiny_model, rows)
+    assert (run.ledger.shortened_rows, run.ledger.dropped_rows) == (2, 2)
+
+
+def test_a_pair_is_whole_or_left_out(tiny_model):
+    long = [7] * 200
+    completions = [[5, 2], long, [6, 2], [8, 2], [9, 2], [4, 2]]  # of three pairs, the chosen first
+    rows = collate(tiny_model, [([1, n], c) for n, c in enumerate(completions)])
+    kept = whole_pairs(rows)
+    assert kept.index.tolist() == [0, 2, 3, 5]
+    assert kept.input_ids[kept.completion_mask].tolist() == [5, 2, 6, 2, 8, 2, 4, 2]
+    assert whole_pairs(kept) is kept
+    assert whole_pairs(collate(tiny_model, [([1], long), ([1], [2])])) is None

@@ -32,6 +32,20 @@ def test_problems_without_a_rationale_are_left_out(tiny_model, toy_data):
         CoTSFT().train(tiny_model, dataclasses.replace(toy_data, problems=bare), Run(0, budget=10))
 
 
+def test_calculator_annotations_are_not_taught(tiny_model, toy_data, monkeypatch):
+    seen, run = [], Run(0, budget=1)
+
+    def learn(model, batch):
+        seen.extend(batch)
+        run.charge("trained", 1)
+        return 1.0
+
+    monkeypatch.setattr(cot_sft, "completion_loss", learn)
+    problem = dataclasses.replace(toy_data.problems[0], rationale="48/2 = <<48/2=24>>24 is 2 < 3 << 4.")
+    CoTSFT().train(tiny_model, dataclasses.replace(toy_data, problems=[problem]), run)
+    assert seen == [(problem.prompt, f"48/2 = 24 is 2 < 3 << 4.\nA: {problem.answer}")]
+
+
 def test_it_learns_to_think_unasked(train, tiny_model, toy_data):
     run = train(CoTSFT(lr=1e-2, batch_size=4), tokens=25_000)
     assert run.curve[-1]["loss"] < 0.2 * run.curve[0]["loss"]
