@@ -1,6 +1,6 @@
 """The embedded world: a small base model and word problems whose every step can be checked. No download, minutes.
 
-It is a plugin like any other: datasets, a base model and a teacher, through the hooks of `harness`.
+It is a plugin like any other: datasets and a base model, through the hooks of `harness`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 HERE = Path(__file__).parent
-FILES, BASE, TEACHER = HERE / "files", HERE / "base", HERE / "teacher"
+FILES, BASE = HERE / "files", HERE / "base"
 REPORTS = {"README.md", "figures.json", "training.json"}
 MAX_NEW_TOKENS = 96
 """The longest target of the world has fewer tokens; its test holds it to that."""
@@ -77,11 +77,11 @@ def load_world(name: str, test: str, domain: str) -> World:
     return World(name, rows.problems(rows.read_rows(path), str(path)), domain)
 
 
-def load_model(name: str, folder: Path, device: Device) -> Model:
-    """Load the base model or the teacher."""
+def load_base(device: Device) -> Model:
+    """Load the base model."""
     from harness.builtin.causal_lm import CausalLM  # noqa: PLC0415 - imports torch, which listing does not need
 
-    return CausalLM.load(str(folder), device, name=name)
+    return CausalLM.load(str(BASE), device, name="tiny")
 
 
 def digest(folder: Path) -> str:
@@ -111,12 +111,7 @@ def harness_datasets() -> list[DatasetSpec]:
 
 @hookimpl
 def harness_models() -> list[ModelSpec]:
-    """The base model of the world, and a larger one."""
-
-    def spec(name: str, folder: Path, summary: str) -> ModelSpec:
-        return ModelSpec(name, summary, partial(load_model, name, folder), partial(digest, folder))
-
+    """The base model of the world."""
     return [
-        spec("tiny", BASE, "a 0.8M-parameter Llama that half knows the embedded world"),
-        spec("tiny-teacher", TEACHER, "a 1.9M-parameter Llama of the same vocabulary, to distil from"),
+        ModelSpec("tiny", "a 0.8M-parameter Llama that half knows the embedded world", load_base, partial(digest, BASE))
     ]

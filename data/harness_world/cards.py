@@ -1,6 +1,6 @@
-"""The cards: what each file and each model is, with hashes; written, never typed.
+"""The cards: what each file and the base model are, with hashes; written, never typed.
 
-`python -m harness_world.cards` writes them again from what lies in `files/`, `base/` and `teacher/`.
+`python -m harness_world.cards` writes both again from what lies in `files/` and `base/`.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ license: apache-2.0
 language: en
 library_name: transformers
 ---
-# {title} of the embedded world
+# Base model of the embedded world
 
 A Llama of {parameters:,} parameters ({layers} layers, width {width}, {heads} heads, {ffn} in the
 feed-forward, tied embeddings), trained from nothing on word problems of world `{world}`,
@@ -82,12 +82,12 @@ matrices inside the layers (rate {muon_lr}), AdamW for embeddings and norms (rat
 0.98), weight decay 0.01, gradient norm clipped at 1; rates constant after {warmup} steps, then along a
 line to nothing over the last {decay:,}. Texts by share: {mixture}. Questions and drafts weigh {given}
 in the loss. No question of any split was seen, and no word about money.
-Make it again: `python -m harness_world.pretrain {name} --out DIR`.
+Make it again: `python -m harness_world.pretrain --out DIR`.
 
 **Cost.** {seconds:,.0f} s on {threads} thread of a shared machine ({machine}); torch {torch},
 transformers {transformers}.
 
-**Measured** by `python -m harness_world.evaluate --model DIR --splits dev test easy --keep`. Accuracy
+**Measured** by `python -m harness_world.evaluate --splits dev test easy --keep`. Accuracy
 with a 95 % interval (Wilson; for one sample, normal over problems). T=1 is untruncated; a vote's tie
 goes to the first seen. The recipe was chosen on dev.
 
@@ -102,8 +102,6 @@ Samples at T=1 with the cue on {styles_split}, by style (share, accuracy): {styl
 **Limits.** One narrow world, single digits as tokens, sums below 100. Asked plainly about a long problem
 it is mostly wrong, or says `A: about 40`, which counts as no answer.
 """
-TITLES = {"base": "Base model", "teacher": "Teacher"}
-"""Folder of a model to what it is."""
 
 
 def sha256(path: Path) -> str:
@@ -140,7 +138,7 @@ def figure_table(figures: dict[str, dict[str, list[float]]]) -> str:
 
 
 def write_model_card(folder: Path) -> None:
-    """`README.md` of a model, from its `training.json` and `figures.json`."""
+    """`README.md` of the base model, from its `training.json` and `figures.json`."""
     facts = json.loads((folder / "training.json").read_text(encoding="utf-8"))
     measured = json.loads((folder / "figures.json").read_text(encoding="utf-8"))
     first = next(iter(measured))
@@ -148,8 +146,6 @@ def write_model_card(folder: Path) -> None:
     mixture = ", ".join(f"{kind.__name__.removesuffix('_text')} {share:g} %" for kind, share in MIXTURE.items())
     text = MODEL_CARD.format(
         **facts,
-        title=TITLES[folder.name],
-        name=folder.name,
         world=SEED,
         think=THINK.strip(),
         given=GIVEN,
@@ -165,10 +161,9 @@ def write_model_card(folder: Path) -> None:
 
 
 def main() -> None:
-    """Write all the cards again."""
+    """Write both cards again."""
     write_data_card(HERE / "files")
-    for name in TITLES:
-        write_model_card(HERE / name)
+    write_model_card(HERE / "base")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Pretrain the base model or the teacher from nothing: `python -m harness_world.pretrain base --out DIR`.
+"""Pretrain the base model from nothing: `python -m harness_world.pretrain --out DIR`.
 
 A small Llama reads the stream of `corpus` for a fixed number of steps. Every batch is a function of
 the seed and the step, so a run can go on from a saved state (`--resume`) and gives what the run
@@ -52,12 +52,6 @@ class Recipe(Stream):
     layers: int = 4
     heads: int = 4
     ffn: int = 344
-
-
-RECIPES = {
-    "base": Recipe(),
-    "teacher": Recipe(seed="teacher-1", width=160, layers=6, heads=5, ffn=432),
-}
 
 
 def new_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
@@ -180,7 +174,6 @@ def report(facts: Mapping[str, object]) -> None:
 def main() -> None:
     """Read the command line and train."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model", choices=RECIPES)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--every", type=int, default=500, help="steps between looks at dev")
     parser.add_argument("--resume", type=Path, help="a saved state to go on from")
@@ -188,7 +181,7 @@ def main() -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     torch.set_num_threads(1)  # sums in one order: the same weights each time
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    run = Run(RECIPES[options.model], options.out)
+    run = Run(Recipe(), options.out)
     if options.resume:
         run.resume(options.resume)
     run.train(options.every)

@@ -22,8 +22,8 @@ class SelfConsistency:
     after: ClassVar[tuple[str, ...]] = ("cot-sft",)
     samples: int = 16
     """Chains that vote; the paper draws 40 and gains little beyond 20 (fig. 2)."""
-    temperature: float = 1.0
-    """Sec. 3.1 uses 0.5 to 0.7 on large models; at 0 every vote would be the same."""
+    temperature: float = 0.7
+    """Sec. 3.1 uses 0.5 to 0.7; at 0 every vote would be the same."""
 
     def answer(self, model: Model, prompt: Prompt, run: Run) -> Answer:
         chains = sample(model, prompt, run, n=self.samples, temperature=self.temperature)

@@ -45,8 +45,8 @@ def test_other_words_are_refused_in_one_line_that_names_both(tiny_model, teacher
 
 
 def test_without_other_models_it_says_so(tiny_model):
-    with pytest.raises(LookupError, match="'tiny-teacher'"):
-        open_teacher(Run(0), "tiny-teacher", tiny_model)
+    with pytest.raises(LookupError, match="'some-teacher'"):
+        open_teacher(Run(0), "some-teacher", tiny_model)
 
 
 def test_the_mean_is_over_real_completion_tokens_alone(tiny_model, teacher):
