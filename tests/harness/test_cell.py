@@ -36,7 +36,7 @@ def finished(tmp_path_factory, registry):
     folder = tmp_path_factory.mktemp("cells")
     config = RunConfig(
         pipelines=("sft", "base + self-consistency", "base + oracle", "base > random-score + best-of-n"),
-        options={"self-consistency": {"samples": 4}, "oracle": {"samples": 6}},
+        options={"self-consistency": {"samples": 4, "temperature": 1.0}, "oracle": {"samples": 6}},
         limit=6,
         train_tokens=1500,
     )
@@ -80,7 +80,7 @@ def test_a_stage_tells_of_rows_that_did_not_fit(finished, tmp_path, monkeypatch)
 
 
 def test_the_ledger_charges_samples_that_were_shared(finished):
-    vote = record(finished, "base + self-consistency(samples=4)")
+    vote = record(finished, "base + self-consistency(samples=4, temperature=1.0)")
     oracle = record(finished, "base + oracle(samples=6)")
     for few, many in zip(vote["answers"], oracle["answers"], strict=True):
         assert len(few["samples"]) == 4
