@@ -23,8 +23,8 @@ class Oracle:
     """The harness counts the question as solved if any completion is right; this file never sees the key."""
     samples: int = 16
     """n of pass@n."""
-    temperature: float = 1.0
-    """Sampling temperature."""
+    temperature: float = 0.7
+    """As the vote draws, so that it bounds what choosing among those very samples can reach."""
 
     def answer(self, model: Model, prompt: Prompt, run: Run) -> Answer:
         completions = sample(model, prompt, run, n=self.samples, temperature=self.temperature)

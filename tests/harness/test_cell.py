@@ -36,7 +36,7 @@ def finished(tmp_path_factory, registry):
     folder = tmp_path_factory.mktemp("cells")
     config = RunConfig(
         pipelines=("sft", "base + self-consistency", "base + oracle", "base > random-score + best-of-n"),
-        options={"self-consistency": {"samples": 4, "temperature": 1.0}, "oracle": {"samples": 6}},
+        options={"self-consistency": {"samples": 4, "temperature": 1.0}, "oracle": {"samples": 6, "temperature": 1.0}},
         limit=6,
         train_tokens=1500,
     )
@@ -81,7 +81,7 @@ def test_a_stage_tells_of_rows_that_did_not_fit(finished, tmp_path, monkeypatch)
 
 def test_the_ledger_charges_samples_that_were_shared(finished):
     vote = record(finished, "base + self-consistency(samples=4, temperature=1.0)")
-    oracle = record(finished, "base + oracle(samples=6)")
+    oracle = record(finished, "base + oracle(samples=6, temperature=1.0)")
     for few, many in zip(vote["answers"], oracle["answers"], strict=True):
         assert len(few["samples"]) == 4
         assert few["samples"] == many["samples"][:4]  # the first four of six
@@ -94,7 +94,7 @@ def test_the_ledger_charges_samples_that_were_shared(finished):
 
 
 def test_an_upper_bound_counts_any_right_sample(finished):
-    facts = record(finished, "base + oracle(samples=6)")
+    facts = record(finished, "base + oracle(samples=6, temperature=1.0)")
     assert facts["spec"]["upper_bound"]
     for answer in facts["answers"]:
         assert answer["correct"] == any(s["correct"] for s in answer["samples"])
