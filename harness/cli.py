@@ -138,7 +138,7 @@ def run(everything: bool, as_json: bool, **asked: Any) -> None:
         click.echo(json.dumps(result.boards, allow_nan=False))
     else:
         for name, rows in result.boards.items():
-            console.print(boards.render(name, rows))
+            console.print(boards.render(name, rows, width=console.width))
     show_end(console, config, result)
     sys.exit(EXIT_FAILED if result.failed else 0)
 
@@ -303,7 +303,7 @@ def boards(folder: Path) -> None:
     made = making.make_boards(folder, registry().specs("metrics"), keys=board_keys(folder))
     console = Console()
     for name, rows in made.items():
-        console.print(making.render(name, rows))
+        console.print(making.render(name, rows, width=console.width))
     for path in making.write_boards(folder, made):
         console.print(path, highlight=False, soft_wrap=True)
 

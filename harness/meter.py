@@ -95,7 +95,7 @@ def uncounted() -> Iterator[None]:
         _UNCOUNTED.reset(token)
 
 
-def book_rows(shortened: int, dropped: int) -> None:
+def book_rows(shortened: int = 0, dropped: int = 0) -> None:
     """Book rows of a batch that did not fit the context on the run that `pays`, where one does."""
     if (run := _PAYER.get()) is not None:
         run.ledger.shortened_rows += shortened
@@ -195,14 +195,14 @@ class Run:
 
     def watch(self, model: Model) -> None:
         """Count every forward pass of `model` from now on, copies of it included, on this run or on who `pays`."""
-        size, other = model.size, self.is_other(model)
+        other = self.is_other(model)
 
         def count(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             if not _UNCOUNTED.get():
                 trainable = sum(p.numel() for p in module.parameters() if p.requires_grad)
                 if model.adapter is not None:
                     trainable += sum(p.numel() for p in model.adapter.parameters() if p.requires_grad)
-                (_PAYER.get() or self).count_forward(size, trainable, args, kwargs, output, other=other)
+                (_PAYER.get() or self).count_forward(model.size, trainable, args, kwargs, output, other=other)
 
         self._handles.append(model.module.register_forward_hook(count, with_kwargs=True))
 

@@ -24,7 +24,7 @@ Row = Mapping[str, Any]
 SCHEMA = 1
 FIGURES = (
     *("sampled_accuracy", "parse_failures", "truncated", "within_problem_auc"),
-    *("trainable_parameters", "forgetting"),
+    *("trainable_parameters", "forgetting", "dropped_rows", "shortened_rows"),
 )
 COST = ("tokens_per_question", "train_s", "train_tokens", "flops", "train_flops")
 ACCURACY = (
@@ -81,8 +81,10 @@ def _text(name: str) -> Callable[[Row], str]:
 def _note(row: Row) -> str:
     labels = [label for label in ("upper bound", "control") if row.get(label.replace(" ", "_"))]
     status = [] if row["status"] == "ok" else [row["status"]]
+    missed = [f"{row['dropped_rows']:.0f} completions did not fit the context"] if row.get("dropped_rows") else []
     reason = " ".join(str(row.get("reason") or "").split())
-    return "; ".join([*labels, *status, *([reason if len(reason) <= 120 else reason[:117] + "..."] if reason else [])])  # noqa: PLR2004
+    reason = reason if len(reason) <= 120 else f"{reason[:117]}..."  # noqa: PLR2004
+    return "; ".join([*labels, *status, *missed, *([reason] if reason else [])])
 
 
 _WHAT = (
@@ -192,7 +194,7 @@ def as_json(board: str, rows: Sequence[Row]) -> str:
 def render(board: str, rows: Sequence[Row], *, width: int | None = None, full: bool = False) -> Table:
     """Return the board for a terminal: the columns that people decide by, all of them with `full`.
 
-    width: characters there are; columns of less weight are left out until the table fits.
+    width: characters there are; columns of less weight are left out until the table fits, and then texts are wrapped.
     """
     from rich.table import Table  # noqa: PLC0415 - start-up
     from rich.text import Text  # noqa: PLC0415
@@ -206,7 +208,9 @@ def render(board: str, rows: Sequence[Row], *, width: int | None = None, full: b
             break
     table = Table(title=board, title_justify="left")
     for column in chosen:
-        table.add_column(column.head, justify="right" if column.right else "left", no_wrap=column is not _NOTE)
+        table.add_column(
+            column.head, justify="right" if column.right else "left", no_wrap=column.right, overflow="fold"
+        )
     for line in cells:
         table.add_row(*map(Text, line))
     return table

@@ -1,5 +1,8 @@
 """Pretrain the base model from nothing: `python -m harness_world.pretrain --out DIR`.
 
+With `--recipe teacher`, the larger model that distillation learns from: the base model with twice its
+layers, trained on.
+
 A small Llama reads the stream of `corpus` for a fixed number of steps. Every batch is a function of
 the seed and the step, so a run can go on from a saved state (`--resume`) and gives what the run
 from scratch would have given on the same machine.
@@ -26,10 +29,12 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from harness_world.batching import Stream, batches
 from harness_world.checkpoints import Progress, load_state, publish, save_state
 from harness_world.evaluate import greedy
+from harness_world.growth import grown
 from harness_world.muon import Muon
 from harness_world.splits import draw_splits
 from harness_world.tokenizer import MAX_LENGTH, build_tokenizer
 
+HERE = Path(__file__).parent
 LOG_EVERY = 50
 DEV_ROWS = 200
 """Dev problems looked at on the way."""
@@ -52,10 +57,20 @@ class Recipe(Stream):
     layers: int = 4
     heads: int = 4
     ffn: int = 344
+    grown_from: str = ""
+    """Folder beside this file of the smaller model it begins as; empty: from nothing."""
+
+
+RECIPES = {
+    "base": Recipe(),
+    "teacher": Recipe(seed="teacher-1", steps=6000, decay=3500, layers=8, grown_from="base"),
+}
 
 
 def new_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """A fresh model with weights drawn from the seed."""
+    """A fresh model with weights drawn from the seed, or a smaller one with more layers."""
+    if recipe.grown_from:
+        return grown(LlamaForCausalLM.from_pretrained(HERE / recipe.grown_from, dtype=torch.float32), recipe.layers)
     torch.manual_seed(Random(f"{recipe.seed}:init").getrandbits(32))
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -175,13 +190,14 @@ def main() -> None:
     """Read the command line and train."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--recipe", choices=RECIPES, default="base")
     parser.add_argument("--every", type=int, default=500, help="steps between looks at dev")
     parser.add_argument("--resume", type=Path, help="a saved state to go on from")
     options = parser.parse_args()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     torch.set_num_threads(1)  # sums in one order: the same weights each time
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    run = Run(Recipe(), options.out)
+    run = Run(RECIPES[options.recipe], options.out)
     if options.resume:
         run.resume(options.resume)
     run.train(options.every)

@@ -88,8 +88,9 @@ class CausalLM:
 
     @property
     def size(self) -> ModelSize:
-        """Parameter count, layers, width."""
-        count = sum(p.numel() for p in self.module.parameters())
+        """Parameter count, an adapter's included, layers, width."""
+        beside = () if self.adapter is None else self.adapter.parameters()
+        count = sum(p.numel() for p in itertools.chain(self.module.parameters(), beside))
         return ModelSize(count, self.config.num_hidden_layers, self.config.hidden_size)
 
     @property

@@ -21,6 +21,7 @@ from harness.toolbox.batching import (
 from harness.toolbox.exchange import Exchange, Result
 from harness.toolbox.logprobs import completion_logprob, token_logprobs
 from harness.toolbox.sampling import SampleRequest, charge, draw, sample, sample_many
+from harness.toolbox.supervised import fine_tune, worked_examples
 from harness.toolbox.teaching import divergence_loss, open_teacher
 from harness.toolbox.training import (
     accumulate,
@@ -55,6 +56,7 @@ __all__ = [
     "embedding_layer",
     "encode_pairs",
     "final_answer",
+    "fine_tune",
     "first_tokens",
     "freeze",
     "frozen_copy",
@@ -68,5 +70,6 @@ __all__ = [
     "token_logprobs",
     "update",
     "whole_pairs",
+    "worked_examples",
     "write_adapter",
 ]

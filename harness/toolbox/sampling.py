@@ -19,6 +19,9 @@ from harness.toolbox.choice import Row, Rows
 
 CACHE_BYTES = 2 << 30
 """Most memory that the keys and values of one batch may take."""
+MOST_ROWS = {"cpu": 256}
+"""Rows a batch. A processor gains nothing from more: time grows with the rows, prompts are padded to longer ones, and
+its cache no longer holds their keys and values (512 prompts with two samples each: 5.8 s against 7.8 s with 1024)."""
 EMPTY = Completion(text="", tokens=(), logprobs=(), finish="length")
 
 
@@ -173,14 +176,17 @@ def charge(run: Run, model: Model, request: SampleRequest, completions: Sequence
     run.charge("sampled", sum(len(completion.tokens) for completion in completions), other=other)
 
 
-def draw(model: Model, requests: Sequence[SampleRequest], max_rows: int = 1024) -> list[list[Completion]]:
-    """Draw all samples of all requests, `max_rows` at a time, and count nothing. Results are in the requests' order.
+def draw(model: Model, requests: Sequence[SampleRequest], max_rows: int | None = None) -> list[list[Completion]]:
+    """Draw all samples of all requests and count nothing. Results are in the requests' order.
+
+    max_rows: rows a batch; by default what suits the device (`MOST_ROWS`, elsewhere 1024).
 
     A prompt that fills the context gives empty completions whose finish reason is `length`.
 
     Raises:
         ValueError: `max_rows` is below 1.
     """
+    max_rows = MOST_ROWS.get(model.device.name, 1024) if max_rows is None else max_rows
     if max_rows < 1:
         msg = f"max_rows must be at least 1, not {max_rows}"
         raise ValueError(msg)

@@ -20,17 +20,7 @@ import torch.nn.functional as F  # noqa: N812 - as everywhere in torch
 from torch import nn
 
 from harness import Model, Run, TrainingData, hookimpl
-from harness.toolbox import (
-    adamw,
-    completion_loss,
-    cosine_with_warmup,
-    freeze,
-    linear_layers,
-    read_adapter,
-    set_rate,
-    update,
-    write_adapter,
-)
+from harness.toolbox import fine_tune, freeze, linear_layers, read_adapter, worked_examples, write_adapter
 
 KIND = "HOULSBY"
 BEHIND = ("o_proj", "down_proj")
@@ -84,15 +74,9 @@ class Adapters:
     """Examples an optimiser step."""
 
     def train(self, model: Model, data: TrainingData, run: Run) -> None:
-        examples = [(p.prompt, data.render_target(p, bool(p.rationale))) for p in data.problems]
         freeze(model)
         model.adapter = Bottlenecks(model, self.bottleneck, run.seed("adapters"))
-        optimizer = adamw(model, self.lr)
-        for batch in run.batches(examples, self.batch_size):
-            loss = completion_loss(model, batch)
-            set_rate(optimizer, self.lr * cosine_with_warmup(run))
-            update(optimizer)
-            run.log(loss=loss)
+        fine_tune(model, worked_examples(data), run, self.lr, self.batch_size)
 
     def attach(self, model: Model, folder: Path) -> None:
         config, tensors = read_adapter(folder, KIND)

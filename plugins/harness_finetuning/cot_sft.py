@@ -10,14 +10,11 @@ Left out: rationales that the model wrote itself (STaR), filtering by length or 
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import ClassVar
 
 from harness import Model, Run, TrainingData, hookimpl
-from harness.toolbox import adamw, completion_loss, cosine_with_warmup, set_rate, update
-
-ANNOTATION = re.compile(r"<<[^<>]*>>")
+from harness.toolbox import fine_tune, worked_examples
 
 
 @dataclass(frozen=True)
@@ -30,14 +27,7 @@ class CoTSFT:
     """Examples an optimiser step."""
 
     def train(self, model: Model, data: TrainingData, run: Run) -> None:
-        targets = [(p.prompt, data.render_target(p, True)) for p in data.problems if p.rationale]
-        examples = [(prompt, ANNOTATION.sub("", target)) for prompt, target in targets]
-        optimizer = adamw(model, self.lr)
-        for batch in run.batches(examples, self.batch_size):
-            loss = completion_loss(model, batch)
-            set_rate(optimizer, self.lr * cosine_with_warmup(run))
-            update(optimizer)
-            run.log(loss=loss)
+        fine_tune(model, worked_examples(data, unworked=False), run, self.lr, self.batch_size)
 
 
 @hookimpl

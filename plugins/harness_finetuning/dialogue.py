@@ -61,13 +61,15 @@ class Dialogue:
     """Conversations an optimiser step."""
 
     def train(self, model: Model, data: TrainingData, run: Run) -> None:
-        rows = [fitted(model, conversation.messages) for conversation in data.conversations]
+        found = [fitted(model, conversation.messages) for conversation in data.conversations]
+        rows = [row for row in found if row]
+        run.ledger.dropped_rows += len(found) - len(rows)
         optimizer = adamw(model, self.lr)
-        for batch in run.batches([row for row in rows if row], self.batch_size):
+        for batch in run.batches(rows, self.batch_size):
             loss = completion_loss(model, collate_masked(model, batch))
             set_rate(optimizer, self.lr * cosine_with_warmup(run))
             update(optimizer)
-            run.log(loss=loss, left_out=rows.count(None))
+            run.log(loss=loss)
 
 
 @hookimpl

@@ -16,16 +16,25 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from harness import Model, Run, TrainingData, hookimpl
-from harness.toolbox import adamw, collate_masked, completion_loss, cosine_with_warmup, set_rate, update
+from harness.toolbox import (
+    adamw,
+    collate_masked,
+    completion_loss,
+    cosine_with_warmup,
+    set_rate,
+    update,
+    worked_examples,
+)
 
 Row = tuple[list[int], list[bool]]
 """Ids, and whether each is learnt."""
 
 
-def whole(model: Model, prompt: Sequence[int], text: str) -> Row:
-    """A text of which every token is learnt but the first, which nothing predicts; what does not fit is left out."""
-    ids = [*prompt, *model.encode_completion(text)][: model.context]
-    return ids, [False] + [True] * (len(ids) - 1)
+def pieces(model: Model, prompt: Sequence[int], text: str) -> list[Row]:
+    """A text, in as many rows as the context makes of it; every token is learnt but a row's first, given by nothing."""
+    ids, size = [*prompt, *model.encode_completion(text)], model.context
+    rows = [ids[first : first + size] for first in range(0, len(ids), size)]
+    return [(row, [False] + [True] * (len(row) - 1)) for row in rows if len(row) > 1]
 
 
 @dataclass(frozen=True)
@@ -44,7 +53,9 @@ class Domain:
 
     def train(self, model: Model, data: TrainingData, run: Run) -> None:
         self.phase(model, self.texts(model, data, run), run, 0.0, self.pretraining)
-        self.phase(model, self.examples(model, data), run, self.pretraining, 1.0)
+        examples, dropped = self.examples(model, data)
+        run.ledger.dropped_rows += dropped
+        self.phase(model, examples, run, self.pretraining, 1.0)
 
     def phase(self, model: Model, rows: Sequence[Row], run: Run, begin: float, end: float) -> None:
         """Train on `rows` while the share of the budget that is spent goes from `begin` to `end`."""
@@ -62,20 +73,18 @@ class Domain:
     def texts(self, model: Model, data: TrainingData, run: Run) -> list[Row]:
         """The corpus, and so many general turns that they are `replay` of all texts."""
         start = [] if model.tokenizer.bos_token_id is None else [model.tokenizer.bos_token_id]
-        rows = [whole(model, start, text) for text in data.corpus]
+        rows = [row for text in data.corpus for row in pieces(model, start, text)]
         wanted = round(len(rows) * self.replay / (1 - self.replay)) if data.general else 0
         rng = random.Random(run.seed("replay"))  # noqa: S311 - data order, not secrets
         replayed = rng.choices(data.general, k=wanted) if wanted else []
-        return rows + [whole(model, model.encode_prompt(prompt), text) for prompt, text in replayed]
+        return rows + [row for prompt, text in replayed for row in pieces(model, model.encode_prompt(prompt), text)]
 
-    def examples(self, model: Model, data: TrainingData) -> list[Row]:
-        """The solved problems, worked out where they can be; only the reply is learnt."""
-        pairs = [
-            (model.encode_prompt(p.prompt), model.encode_completion(data.render_target(p, bool(p.rationale))))
-            for p in data.problems
-        ]
+    def examples(self, model: Model, data: TrainingData) -> tuple[list[Row], int]:
+        """The solved problems, worked out where they can be, of which the reply is learnt; how many did not fit."""
+        pairs = [(model.encode_prompt(p), model.encode_completion(text)) for p, text in worked_examples(data)]
         fitting = [(prompt, reply) for prompt, reply in pairs if len(prompt) + len(reply) <= model.context]
-        return [([*prompt, *reply], [False] * len(prompt) + [True] * len(reply)) for prompt, reply in fitting]
+        rows = [([*prompt, *reply], [False] * len(prompt) + [True] * len(reply)) for prompt, reply in fitting]
+        return rows, len(pairs) - len(rows)
 
 
 @hookimpl

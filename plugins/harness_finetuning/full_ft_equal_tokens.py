@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from harness import Model, Run, TrainingData, hookimpl
-from harness.toolbox import adamw, completion_loss, cosine_with_warmup, set_rate, update
+from harness.toolbox import fine_tune, worked_examples
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,7 @@ class FullFTEqualTokens:
     """Examples an optimiser step."""
 
     def train(self, model: Model, data: TrainingData, run: Run) -> None:
-        examples = [(p.prompt, data.render_target(p, bool(p.rationale))) for p in data.problems]
-        optimizer = adamw(model, self.lr)
-        for batch in run.batches(examples, self.batch_size):
-            loss = completion_loss(model, batch)
-            set_rate(optimizer, self.lr * cosine_with_warmup(run))
-            update(optimizer)
-            run.log(loss=loss)
+        fine_tune(model, worked_examples(data), run, self.lr, self.batch_size)
 
 
 @hookimpl

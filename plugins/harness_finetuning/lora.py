@@ -22,17 +22,7 @@ import torch.nn.functional as F  # noqa: N812 - as everywhere in torch
 from torch import nn
 
 from harness import Model, Run, TrainingData, hookimpl
-from harness.toolbox import (
-    adamw,
-    completion_loss,
-    cosine_with_warmup,
-    freeze,
-    linear_layers,
-    read_adapter,
-    set_rate,
-    update,
-    write_adapter,
-)
+from harness.toolbox import fine_tune, freeze, linear_layers, read_adapter, worked_examples, write_adapter
 
 KEY = "base_model.model.{}.lora_{}.weight"
 """PEFT's name of a layer's A or B."""
@@ -97,15 +87,9 @@ class LoRA:
     """Examples an optimiser step."""
 
     def train(self, model: Model, data: TrainingData, run: Run) -> None:
-        examples = [(p.prompt, data.render_target(p, bool(p.rationale))) for p in data.problems]
         freeze(model)
         self.put(model, self.start(model, run.seed("lora")), merge=False)
-        optimizer = adamw(model, self.lr)
-        for batch in run.batches(examples, self.batch_size):
-            loss = completion_loss(model, batch)
-            set_rate(optimizer, self.lr * cosine_with_warmup(run))
-            update(optimizer)
-            run.log(loss=loss)
+        fine_tune(model, worked_examples(data), run, self.lr, self.batch_size)
 
     def start(self, model: Model, seed: int) -> LowRanks:
         """A random and B = 0: changes of nothing."""

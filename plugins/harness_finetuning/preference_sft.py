@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from harness import Model, Run, TrainingData, hookimpl
-from harness.toolbox import adamw, completion_loss, cosine_with_warmup, set_rate, update
+from harness.toolbox import fine_tune
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,7 @@ class PreferenceSFT:
     def train(self, model: Model, data: TrainingData, run: Run) -> None:
         # A chosen completion that was set against several rejected ones is one example, not several.
         examples = list(dict.fromkeys((p.prompt, p.chosen) for p in data.pairs))
-        optimizer = adamw(model, self.lr)
-        for batch in run.batches(examples, self.batch_size):
-            loss = completion_loss(model, batch)
-            set_rate(optimizer, self.lr * cosine_with_warmup(run))
-            update(optimizer)
-            run.log(loss=loss)
+        fine_tune(model, examples, run, self.lr, self.batch_size)
 
 
 @hookimpl

@@ -22,16 +22,13 @@ from torch import nn
 from harness import Model, Run, TrainingData, hookimpl
 from harness.toolbox import (
     VirtualTokens,
-    adamw,
-    completion_loss,
-    cosine_with_warmup,
     embedding_layer,
+    fine_tune,
     first_tokens,
     freeze,
     linear_layers,
     read_adapter,
-    set_rate,
-    update,
+    worked_examples,
     write_adapter,
 )
 
@@ -113,15 +110,9 @@ class PrefixTuning:
     """Examples an optimiser step."""
 
     def train(self, model: Model, data: TrainingData, run: Run) -> None:
-        examples = [(p.prompt, data.render_target(p, bool(p.rationale))) for p in data.problems]
         freeze(model)
         model.adapter = Prefix(model, self.start(model, first_tokens(model, data.problems, self.k, run.seed("words"))))
-        optimizer = adamw(model, self.lr)
-        for batch in run.batches(examples, self.batch_size):
-            loss = completion_loss(model, batch)
-            set_rate(optimizer, self.lr * cosine_with_warmup(run))
-            update(optimizer)
-            run.log(loss=loss)
+        fine_tune(model, worked_examples(data), run, self.lr, self.batch_size)
 
     @torch.no_grad()
     def start(self, model: Model, ids: list[int]) -> torch.Tensor:

@@ -20,15 +20,12 @@ from torch import nn
 from harness import Model, Run, TrainingData, hookimpl
 from harness.toolbox import (
     VirtualTokens,
-    adamw,
-    completion_loss,
-    cosine_with_warmup,
     embedding_layer,
+    fine_tune,
     first_tokens,
     freeze,
     read_adapter,
-    set_rate,
-    update,
+    worked_examples,
     write_adapter,
 )
 
@@ -71,15 +68,9 @@ class PromptTuning:
     """Examples an optimiser step."""
 
     def train(self, model: Model, data: TrainingData, run: Run) -> None:
-        examples = [(p.prompt, data.render_target(p, bool(p.rationale))) for p in data.problems]
         freeze(model)
         model.adapter = SoftPrompt(model, self.start(model, data, run))
-        optimizer = adamw(model, self.lr)
-        for batch in run.batches(examples, self.batch_size):
-            loss = completion_loss(model, batch)
-            set_rate(optimizer, self.lr * cosine_with_warmup(run))
-            update(optimizer)
-            run.log(loss=loss)
+        fine_tune(model, worked_examples(data), run, self.lr, self.batch_size)
 
     def start(self, model: Model, data: TrainingData, run: Run) -> torch.Tensor:
         """Embeddings of the first k tokens of prompts: from random vectors, like no word, small models hardly learn."""

@@ -16,7 +16,16 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - as everywhere in torch
 
 from harness import Model, Pair, Run, TrainingData, hookimpl
-from harness.toolbox import adamw, completion_logprob, cosine_with_warmup, descend, encode_pairs, frozen_copy, set_rate
+from harness.toolbox import (
+    adamw,
+    completion_logprob,
+    cosine_with_warmup,
+    descend,
+    encode_pairs,
+    frozen_copy,
+    set_rate,
+    whole_pairs,
+)
 
 
 def dpo_loss(policy_R: torch.Tensor, reference_R: torch.Tensor, beta: float) -> torch.Tensor:
@@ -42,7 +51,9 @@ class DPO:
         reference = frozen_copy(model)
         optimizer = adamw(model, self.lr)
         for pairs in run.batches(data.pairs, self.batch_size):
-            rows = encode_pairs(model, self.rows(pairs))
+            rows = whole_pairs(encode_pairs(model, self.rows(pairs)))
+            if rows is None:
+                continue
             with torch.no_grad():
                 reference_R = completion_logprob(reference, rows)
             policy_R = completion_logprob(model, rows)

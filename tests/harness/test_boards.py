@@ -13,12 +13,14 @@ import sys
 import time
 
 import pytest
+from rich.console import Console
 
 from harness.boards import make_boards, render, write_boards
 from harness.builtin.metrics import harness_metrics
 from harness.contracts import Metric
 from harness.statistics import holm, mcnemar_exact, wilson
 from harness.store import Store, StoreError
+from harness.tables import markdown
 
 METRICS = harness_metrics()
 ACCURACY_KEYS = [
@@ -107,7 +109,8 @@ class World:
             }
             for name, mark in zip(names, marks, strict=True)
         ]
-        stage = {"method": "sft", "seconds": train_s, "ledger": {"trained_tokens": 1000, "flops": 5e9}, "curve": []}
+        ledger = {"trained_tokens": 1000, "flops": 5e9}
+        stage = {"method": "sft", "role": "policy", "seconds": train_s, "ledger": ledger, "curve": []}
         key = self.key()
         record = {
             "spec": self.spec(pipeline, seed, **spec),
@@ -564,6 +567,28 @@ def test_terminal_tables_fit(world):
         heads = [column.header for column in narrow.columns]
         assert {"pipeline", "note"} <= set(heads)
         assert {"accuracy %", "delta", "rank"} <= set(heads) or {"p50 s", "x greedy"} <= set(heads)
+
+
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_no_column_is_squeezed_away_on_a_narrow_terminal(world, width):
+    for name, rows in busy(world).boards().items():
+        console = Console(width=width, file=io.StringIO())
+        table = render(name, rows, width=width)
+        console.print(table)
+        lines = console.file.getvalue().splitlines()
+        assert max(map(len, lines)) <= width
+        for column in table.columns:
+            if column.justify == "right":  # numbers, which say nothing when they are cut
+                assert column.header in lines[2]
+                assert all(cell.plain in "".join(lines) for cell in column.cells)
+
+
+def test_completions_that_did_not_fit_stand_on_the_row(world):
+    world.answers("sft", 60, train_s=1.0)
+    [row] = world.boards()["accuracy"]
+    assert row["dropped_rows"] == 0
+    assert "did not fit" not in markdown("accuracy", [row])
+    assert "12 completions did not fit the context" in markdown("accuracy", [{**row, "dropped_rows": 12.0}])
 
 
 def test_an_unwritable_folder_is_one_line(world, tmp_path):

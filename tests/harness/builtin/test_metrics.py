@@ -126,6 +126,18 @@ def test_forgetting_is_over_the_whole_chain_of_the_policy():
     chain = [trained("policy", [1.0, 1.25], 800), trained("policy", [1.25, 1.75], 30)]
     judged = [*chain, trained("scorer", [1.75, 9.0], 900)]
     for stages in (chain, judged):
-        assert training(record(answer(1), training=stages)) == {"trainable_parameters": 30, "forgetting": 0.75}
+        figures = training(record(answer(1), training=stages))
+        assert (figures["trainable_parameters"], figures["forgetting"]) == (30, 0.75)
     for unknown in ([], [trained("policy", [None, None], 5)]):
         assert training(record(answer(1), training=unknown))["forgetting"] is None
+
+
+def test_what_did_not_fit_is_summed_over_the_stages_of_the_policy():
+    chain = [
+        {**stage(1.0, dropped_rows=3, shortened_rows=1), "role": "policy"},
+        {**stage(1.0, dropped_rows=4), "role": "policy"},
+        {**stage(1.0, dropped_rows=50), "role": "scorer"},
+    ]
+    figures = training(record(answer(1), training=chain))
+    assert (figures["dropped_rows"], figures["shortened_rows"]) == (7, 1)
+    assert training(record(answer(1)))["dropped_rows"] is None

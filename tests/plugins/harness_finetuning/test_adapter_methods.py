@@ -210,7 +210,6 @@ def test_a_second_adapter_is_refused(method, train):
 
 
 def test_all_learn_the_examples_of_the_control(method, train, make_model, toy_data, monkeypatch):
-    import sys
 
     from harness_finetuning.full_ft_equal_tokens import FullFTEqualTokens
 
@@ -224,7 +223,7 @@ def test_all_learn_the_examples_of_the_control(method, train, make_model, toy_da
             return completion_loss(model, batch)
 
         with monkeypatch.context() as patch:
-            patch.setattr(sys.modules[type(each).__module__], "completion_loss", record)
+            patch.setattr("harness.toolbox.supervised.completion_loss", record)
             train(each, tokens=1200, data=data, model=make_model())
         seen.append(batches)
     shorter = min(map(len, seen))

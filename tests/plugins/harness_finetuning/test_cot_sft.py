@@ -11,14 +11,8 @@ from harness_finetuning.cot_sft import CoTSFT
 
 def test_targets_hold_the_rationale_and_round_trip_through_the_verifier(tiny_model, toy_data, monkeypatch):
     seen = []
-    monkeypatch.setattr(cot_sft, "completion_loss", lambda model, batch: seen.extend(batch) or spend(run))
-    run = Run(0, budget=100)
-
-    def spend(run):
-        run.charge("trained", 100)
-        return 1.0
-
-    CoTSFT(batch_size=12).train(tiny_model, toy_data, run)
+    monkeypatch.setattr(cot_sft, "fine_tune", lambda model, examples, *rest: seen.extend(examples))
+    CoTSFT().train(tiny_model, toy_data, Run(0, budget=100))
     problems = {p.prompt: p for p in toy_data.problems}
     assert len(seen) == len(problems)
     for prompt, target in seen:
@@ -30,20 +24,6 @@ def test_problems_without_a_rationale_are_left_out(tiny_model, toy_data):
     bare = [dataclasses.replace(p, rationale=None) for p in toy_data.problems]
     with pytest.raises(ValueError, match="nothing to train on"):
         CoTSFT().train(tiny_model, dataclasses.replace(toy_data, problems=bare), Run(0, budget=10))
-
-
-def test_calculator_annotations_are_not_taught(tiny_model, toy_data, monkeypatch):
-    seen, run = [], Run(0, budget=1)
-
-    def learn(model, batch):
-        seen.extend(batch)
-        run.charge("trained", 1)
-        return 1.0
-
-    monkeypatch.setattr(cot_sft, "completion_loss", learn)
-    problem = dataclasses.replace(toy_data.problems[0], rationale="48/2 = <<48/2=24>>24 is 2 < 3 << 4.")
-    CoTSFT().train(tiny_model, dataclasses.replace(toy_data, problems=[problem]), run)
-    assert seen == [(problem.prompt, f"48/2 = 24 is 2 < 3 << 4.\nA: {problem.answer}")]
 
 
 def test_it_learns_to_think_unasked(train, tiny_model, toy_data):

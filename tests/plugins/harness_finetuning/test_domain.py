@@ -1,10 +1,12 @@
 """Domain: all of the text is learnt, replay has its share, both phases have their part of the budget."""
 
+import dataclasses
+
 import pytest
 
 from harness import Run
 from harness.toolbox import collate_masked, completion_loss
-from harness_finetuning.domain import Domain, whole
+from harness_finetuning.domain import Domain, pieces
 
 GENERAL = [(f"{i}*2?", f"A: {i}{i}") for i in range(9)]
 CORPUS = [f"the bank has {i} dollars." for i in range(45)]
@@ -15,9 +17,23 @@ def with_corpus(data, corpus=CORPUS, general=GENERAL):
 
 
 def test_every_token_of_a_text_is_learnt_but_the_first(tiny_model):
-    ids, mask = whole(tiny_model, [1], "a bank.")
+    [(ids, mask)] = pieces(tiny_model, [1], "a bank.")
     assert tiny_model.tokenizer.decode(ids) == "<bos>a bank.<eos>"
     assert mask == [False] + [True] * (len(ids) - 1)
+
+
+def test_of_a_text_longer_than_the_context_nothing_is_lost(tiny_model):
+    text = "a bank has it. " * 20
+    rows = pieces(tiny_model, [1], text)
+    assert len(rows) == 3
+    assert all(len(ids) <= tiny_model.context for ids, _ in rows)
+    assert [token for ids, _ in rows for token in ids] == [1, *tiny_model.encode_completion(text)]
+
+
+def test_a_solved_problem_that_does_not_fit_is_counted(train, toy_data):
+    long = dataclasses.replace(toy_data.problems[0], rationale="T: " + "9" * 200)
+    data = with_corpus(dataclasses.replace(toy_data, problems=[long, *toy_data.problems[1:]]))
+    assert train(Domain(batch_size=4), tokens=3000, data=data).ledger.dropped_rows == 1
 
 
 def test_replay_has_its_share(tiny_model, toy_data):
@@ -44,7 +60,7 @@ def test_each_phase_has_its_part_of_the_budget_and_its_own_schedule(train, toy_d
 
 def test_it_learns_both_the_text_and_the_problems(train, tiny_model, toy_data):
     data = with_corpus(toy_data)
-    rows = [whole(tiny_model, [1], text) for text in data.corpus]
+    rows = [row for text in data.corpus for row in pieces(tiny_model, [1], text)]
     asked = [(p.prompt, data.render_target(p, True)) for p in data.problems]
     before = [completion_loss(tiny_model, of, backward=False) for of in (collate_masked(tiny_model, rows), asked)]
     train(Domain(lr=1e-2, batch_size=8), tokens=12_000, data=data)
@@ -54,7 +70,7 @@ def test_it_learns_both_the_text_and_the_problems(train, tiny_model, toy_data):
 
 
 def test_the_question_of_a_solved_problem_is_not_learnt(tiny_model, toy_data):
-    for ids, mask in Domain().examples(tiny_model, toy_data):
+    for ids, mask in Domain().examples(tiny_model, toy_data)[0]:
         text = tiny_model.tokenizer.decode([token for token, learnt in zip(ids, mask, strict=True) if learnt])
         assert text.startswith("T: ")
         assert text.endswith("<eos>")

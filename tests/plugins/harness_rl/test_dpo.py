@@ -1,5 +1,6 @@
 """DPO: eq. (7) by hand, its limits, and what it must do to a policy."""
 
+import dataclasses
 import math
 
 import pytest
@@ -70,7 +71,12 @@ def test_the_reference_never_moves(train, tiny_model, monkeypatch):
 
 
 def test_without_pairs_it_says_so(train, toy_data):
-    import dataclasses
-
     with pytest.raises(ValueError, match="nothing to train on"):
         train(DPO(), data=dataclasses.replace(toy_data, pairs=()))
+
+
+def test_a_pair_that_does_not_fit_is_counted_and_left_out(train, toy_data):
+    long = dataclasses.replace(toy_data.pairs[0], chosen="9" * 200)
+    run = train(DPO(batch_size=1), tokens=4000, data=dataclasses.replace(toy_data, pairs=[long, *toy_data.pairs[1:]]))
+    assert 0 < run.ledger.dropped_rows < len(run.curve)
+    assert run.curve[0]["loss"] == pytest.approx(math.log(2), rel=1e-5)
