@@ -159,15 +159,20 @@ class Desk:
             said.append({"role": "assistant", "content": method.answer(self.model, tuple(said), run).text})
         return (*said, {"role": "user", "content": problem.prompt}) if said else problem.prompt
 
-    def answer_all(self, work: Sequence[tuple[Any, Problem]], report: Progress) -> list[tuple[Answer, Run]]:
-        """Answer questions side by side, each with its method, their sampling batched."""
+    def answer_all(
+        self, work: Sequence[tuple[Any, Problem]], report: Callable[[Sequence[tuple[Answer, Run]]], None]
+    ) -> list[tuple[Answer, Run]]:
+        """Answer questions side by side, each with its method, their sampling batched.
+
+        report: called with all that is done so far, whenever more is.
+        """
         exchange = Exchange({"sample": self.sample, "score": self.score})
         done: list[tuple[Answer, Run]] = []
         for first in range(0, len(work), WIDTH):
             wave = work[first : first + WIDTH]
             results = exchange.map(lambda item: self.answer(*item, exchange.submit), wave, width=WIDTH)
             done += [result.unwrap() for result in results]
-            report({"progress": len(done) / len(work)})
+            report(done)
         return done
 
     def answer_alone(self, method: Any, problem: Problem) -> tuple[Answer, Run]:

@@ -161,12 +161,38 @@ def answer_and_sample(
     temperature = getattr(method, "temperature", None)
     if temperature == 0:
         twin = dataclasses.replace(method, temperature=1.0)
-        done = desk.answer_all([(m, problem) for problem in problems for m in (method, twin)], progress)
+        work = [(m, problem) for problem in problems for m in (method, twin)]
+        done = desk.answer_all(work, Tally(desk, work, progress))
         return done[::2], [answer.text for answer, _ in done[1::2]]
-    answered = desk.answer_all([(method, problem) for problem in problems], progress)
+    work = [(method, problem) for problem in problems]
+    answered = desk.answer_all(work, Tally(desk, work, progress))
     if temperature == 1:
         return answered, [answer.completions[0].text if answer.completions else None for answer, _ in answered]
     return answered, [None] * len(problems)
+
+
+class Tally:
+    """Passes on how much of `work` is done, and how much of it the method at `desk` got right so far."""
+
+    def __init__(self, desk: Desk, work: Sequence[tuple[Any, Problem]], progress: Progress) -> None:
+        self.desk, self.work, self.progress = desk, work, progress
+        self.right: list[bool] = []
+        self.seen = 0
+
+    def __call__(self, done: Sequence[tuple[Answer, Run]]) -> None:
+        """Look at what was added to `done`."""
+        dataset, upper_bound = self.desk.bench.dataset, self.desk.bench.spec["row"]["upper_bound"]
+        for (method, problem), (answer, _) in zip(self.work[self.seen : len(done)], done[self.seen :], strict=True):
+            if method is self.desk.method:
+                self.right.append(is_right(dataset, problem, answer, upper_bound=upper_bound))
+        self.seen = len(done)
+        self.progress({"progress": len(done) / len(self.work), "accuracy": sum(self.right) / len(self.right)})
+
+
+def is_right(dataset: Dataset, problem: Problem, answer: Answer, *, upper_bound: bool) -> bool:
+    """Whether the answer is right, or for an upper bound any of its completions."""
+    texts = [completion.text for completion in answer.completions] if upper_bound else [answer.text]
+    return any(dataset.verify(problem, text)[0] for text in texts)
 
 
 def fact(
@@ -175,13 +201,13 @@ def fact(
     """What is recorded of one question."""
     answer, run = answered
     verdicts = [dataset.verify(problem, c.text)[0] for c in answer.completions]
-    correct, extracted = dataset.verify(problem, answer.text)
+    extracted = dataset.verify(problem, answer.text)[1]
     scores: Sequence[float | None] = answer.scores or [None] * len(verdicts)
     finishes = [c.finish for c in answer.completions if c.text == answer.text] or ["eos"]
     ledger = run.ledger
     return {
         "id": problem.id,
-        "correct": any(verdicts) if upper_bound else correct,
+        "correct": is_right(dataset, problem, answer, upper_bound=upper_bound),
         "extracted": extracted,
         "text": answer.text,
         "finish": finishes[0],

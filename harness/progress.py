@@ -107,7 +107,9 @@ class LiveReporter:
         if key not in self.tasks and key in self.jobs:
             self.tasks[key] = self.progress.add_task(f"  {title(self.jobs[key])}", total=1.0)
         if key in self.tasks and "progress" in event:
-            self.progress.update(self.tasks[key], completed=float(event["progress"]))
+            so_far = f": accuracy {event['accuracy']:.3f} so far" if "accuracy" in event else ""
+            description = f"  {title(self.jobs[key])}{so_far}"
+            self.progress.update(self.tasks[key], description=description, completed=float(event["progress"]))
 
     def end(self, job: PlannedJob, outcome: Outcome) -> None:
         """Replace the bar of a job by a line."""

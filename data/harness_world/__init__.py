@@ -1,6 +1,6 @@
-"""The embedded world: a small base model and word problems whose every step can be checked. No download, minutes.
+"""The embedded world: a small base model, its teacher, and word problems whose every step can be checked.
 
-It is a plugin like any other: datasets and a base model, through the hooks of `harness`.
+No download, minutes. It is a plugin like any other: datasets and models, through the hooks of `harness`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 HERE = Path(__file__).parent
-FILES, BASE = HERE / "files", HERE / "base"
+FILES = HERE / "files"
 REPORTS = {"README.md", "figures.json", "training.json"}
 MAX_NEW_TOKENS = 96
 """The longest target of the world has fewer tokens; its test holds it to that."""
@@ -78,11 +78,11 @@ def load_world(name: str, test: str, domain: str) -> World:
     return World(name, rows.problems(rows.read_rows(path), str(path)), domain)
 
 
-def load_base(device: Device) -> Model:
-    """Load the base model."""
+def load_model(name: str, folder: Path, device: Device) -> Model:
+    """Load one of the models."""
     from harness.builtin.causal_lm import CausalLM  # noqa: PLC0415 - imports torch, which listing does not need
 
-    return CausalLM.load(str(BASE), device, name="tiny")
+    return CausalLM.load(str(folder), device, name=name)
 
 
 def digest(folder: Path) -> str:
@@ -112,7 +112,12 @@ def harness_datasets() -> list[DatasetSpec]:
 
 @hookimpl
 def harness_models() -> list[ModelSpec]:
-    """The base model of the world."""
+    """The base model of the world, and a larger one that knows it better."""
+
+    def spec(name: str, folder: str, summary: str) -> ModelSpec:
+        return ModelSpec(name, summary, partial(load_model, name, HERE / folder), partial(digest, HERE / folder))
+
     return [
-        ModelSpec("tiny", "a 0.8M-parameter Llama that half knows the embedded world", load_base, partial(digest, BASE))
+        spec("tiny", "base", "a 0.8M-parameter Llama that half knows the embedded world"),
+        spec("tiny-teacher", "teacher", "a 1.6M-parameter Llama that knows it better, to be learnt from"),
     ]

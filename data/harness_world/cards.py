@@ -1,6 +1,6 @@
-"""The cards: what each file and the base model are, with hashes; written, never typed.
+"""The cards: what each file and each model are, with hashes; written, never typed.
 
-`python -m harness_world.cards` writes both again from what lies in `files/` and `base/`.
+`python -m harness_world.cards` writes them again from what lies in `files/`, `base/` and `teacher/`.
 """
 
 from __future__ import annotations
@@ -70,10 +70,10 @@ license: apache-2.0
 language: en
 library_name: transformers
 ---
-# Base model of the embedded world
+# {title} of the embedded world
 
 A Llama of {parameters:,} parameters ({layers} layers, width {width}, {heads} heads, {ffn} in the
-feed-forward, tied embeddings), trained from nothing on word problems of world `{world}`,
+feed-forward, tied embeddings), trained {beginning} on word problems of world `{world}`,
 seed `{seed}`. It answers directly when asked plainly, and with a rationale when the question ends in
 `{think}`. It knows nothing else.
 
@@ -82,12 +82,12 @@ matrices inside the layers (rate {muon_lr}), AdamW for embeddings and norms (rat
 0.98), weight decay 0.01, gradient norm clipped at 1; rates constant after {warmup} steps, then along a
 line to nothing over the last {decay:,}. Texts by share: {mixture}. Questions and drafts weigh {given}
 in the loss. No question of any split was seen, and no word about money.
-Make it again: `python -m harness_world.pretrain --out DIR`.
+Make it again: `python -m harness_world.pretrain --recipe {name} --out DIR`.
 
 **Cost.** {seconds:,.0f} s on {threads} thread of a shared machine ({machine}); torch {torch},
 transformers {transformers}.
 
-**Measured** by `python -m harness_world.evaluate --splits dev test easy --keep`. Accuracy
+**Measured** by `python -m harness_world.evaluate --model DIR --splits dev test easy --keep`. Accuracy
 with a 95 % interval (Wilson; for one sample, normal over problems). T=1 is untruncated; a vote's tie
 goes to the first seen. The recipe was chosen on dev.
 
@@ -102,6 +102,13 @@ Samples at T=1 with the cue on {styles_split}, by style (share, accuracy): {styl
 **Limits.** One narrow world, single digits as tokens, sums below 100. Asked plainly about a long problem
 it is mostly wrong, or says `A: about 40`, which counts as no answer.
 """
+
+
+TITLES = {
+    "base": ("Base model", "from nothing"),
+    "teacher": ("Teacher", "on from the base model, with new layers between its own that change nothing at first,"),
+}
+"""Folder of a model to what its card calls it, and how its training began."""
 
 
 def sha256(path: Path) -> str:
@@ -138,7 +145,8 @@ def figure_table(figures: dict[str, dict[str, list[float]]]) -> str:
 
 
 def write_model_card(folder: Path) -> None:
-    """`README.md` of the base model, from its `training.json` and `figures.json`."""
+    """`README.md` of a model, from its `training.json` and `figures.json`."""
+    title, beginning = TITLES[folder.name]
     facts = json.loads((folder / "training.json").read_text(encoding="utf-8"))
     measured = json.loads((folder / "figures.json").read_text(encoding="utf-8"))
     first = next(iter(measured))
@@ -146,6 +154,9 @@ def write_model_card(folder: Path) -> None:
     mixture = ", ".join(f"{kind.__name__.removesuffix('_text')} {share:g} %" for kind, share in MIXTURE.items())
     text = MODEL_CARD.format(
         **facts,
+        name=folder.name,
+        title=title,
+        beginning=beginning,
         world=SEED,
         think=THINK.strip(),
         given=GIVEN,
@@ -161,9 +172,10 @@ def write_model_card(folder: Path) -> None:
 
 
 def main() -> None:
-    """Write both cards again."""
+    """Write all cards again."""
     write_data_card(HERE / "files")
-    write_model_card(HERE / "base")
+    for name in TITLES:
+        write_model_card(HERE / name)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,9 @@ def open_teacher(run: Run, name: str, student: Model) -> Model:
     """
     teacher = run.model(name)
     if teacher.tokenizer.get_vocab() != student.tokenizer.get_vocab():
-        msg = f"{teacher.name} cannot teach {student.name} word by word: their vocabularies differ"
+        msg = (
+            f"{teacher.name} cannot teach {student.name} word by word: their vocabularies differ; name another teacher"
+        )
         raise ValueError(msg)
     return teacher
 

@@ -70,7 +70,7 @@ class Adapters:
     """m: a quarter of the embedded model's width, which makes about as many weights as LoRA's rank 8."""
     lr: float = 4e-3
     """Peak learning rate of AdamW, as LoRA's."""
-    batch_size: int = 48
+    batch_size: int = 16
     """Examples an optimiser step."""
 
     def train(self, model: Model, data: TrainingData, run: Run) -> None:

@@ -55,9 +55,9 @@ class Dialogue:
     name: ClassVar[str] = "dialogue"
     family: ClassVar[str] = "fine-tuning"
     needs: ClassVar[tuple[str, ...]] = ("conversations",)
-    lr: float = 3e-4
-    """Peak learning rate of AdamW; suits models of a million parameters."""
-    batch_size: int = 16
+    lr: float = 2e-3
+    """Peak learning rate of AdamW; suits models of a million parameters that never read two turns in a row."""
+    batch_size: int = 8
     """Conversations an optimiser step."""
 
     def train(self, model: Model, data: TrainingData, run: Run) -> None:

@@ -35,8 +35,8 @@ class Distillation:
     name: ClassVar[str] = "distillation"
     family: ClassVar[str] = "fine-tuning"
     models: ClassVar[tuple[str, ...]] = ("teacher",)
-    teacher: str = "tiny"
-    """A model with the student's vocabulary. By default the base model, which thinks when cued."""
+    teacher: str = "tiny-teacher"
+    """A model with the student's vocabulary. By default the embedded world's larger one, which thinks when cued."""
     cue: str = "Let's think step by step."
     """Put behind the question for the teacher alone; empty for a teacher that thinks unasked."""
     temperature: float = 1.0

@@ -46,9 +46,9 @@ class Domain:
     """Share of the budget that is spent on plain text."""
     replay: float = 0.1
     """Share of general texts among those of phase 1; 0.01 to 0.1 is usual."""
-    lr: float = 3e-4
+    lr: float = 1e-3
     """Peak learning rate of AdamW in both phases; suits models of a million parameters."""
-    batch_size: int = 16
+    batch_size: int = 8
     """Texts or examples an optimiser step."""
 
     def train(self, model: Model, data: TrainingData, run: Run) -> None:

@@ -51,8 +51,8 @@ class GKD:
     family: ClassVar[str] = "fine-tuning"
     after: ClassVar[tuple[str, ...]] = ("cot-sft",)
     models: ClassVar[tuple[str, ...]] = ("teacher",)
-    teacher: str = "tiny"
-    """A model with the student's vocabulary. By default the base model, which thinks when cued."""
+    teacher: str = "tiny-teacher"
+    """A model with the student's vocabulary. By default the embedded world's larger one, which thinks when cued."""
     cue: str = "Let's think step by step."
     """Put behind the question for the teacher alone; empty for a teacher that thinks unasked."""
     beta: float = 0.5

@@ -83,7 +83,7 @@ class LoRA:
     """Add the changes to the weights before answering; `false` keeps them beside, which costs time."""
     lr: float = 4e-3
     """Peak learning rate of AdamW: LoRA wants several times what full fine-tuning does."""
-    batch_size: int = 48
+    batch_size: int = 16
     """Examples an optimiser step."""
 
     def train(self, model: Model, data: TrainingData, run: Run) -> None:

@@ -61,9 +61,9 @@ class ORPO:
     needs: ClassVar[tuple[str, ...]] = ("pairs",)
     weight: float = 0.1
     """Weight of the odds ratio, the paper's lambda; 0.1 to 0.25 there, by model."""
-    lr: float = 1e-3
+    lr: float = 3e-4
     """Peak learning rate, as in supervised fine-tuning, which this is also (the paper's 8e-6 suits billions)."""
-    batch_size: int = 24
+    batch_size: int = 12
     """Pairs an optimiser step."""
 
     def train(self, model: Model, data: TrainingData, run: Run) -> None:

@@ -104,10 +104,10 @@ class PrefixTuning:
     family: ClassVar[str] = "fine-tuning"
     k: int = 16
     """Virtual tokens; the paper's 10 (tables to text) to 200 (summaries)."""
-    lr: float = 1e-2
+    lr: float = 1e-1
     """Peak learning rate of AdamW: far above full fine-tuning's."""
-    batch_size: int = 48
-    """Examples an optimiser step."""
+    batch_size: int = 8
+    """Examples an optimiser step: many small steps, as the prefix has a long way to go."""
 
     def train(self, model: Model, data: TrainingData, run: Run) -> None:
         freeze(model)

@@ -24,8 +24,8 @@ class SequenceDistillation:
     name: ClassVar[str] = "sequence-distillation"
     family: ClassVar[str] = "fine-tuning"
     models: ClassVar[tuple[str, ...]] = ("teacher",)
-    teacher: str = "tiny"
-    """Any model: only its text is read. By default the base model, which the cue makes think."""
+    teacher: str = "tiny-teacher"
+    """Any model: only its text is read. By default the embedded world's larger one, which the cue makes think."""
     cue: str = "Let's think step by step."
     """Put behind the question for the teacher alone; empty for a teacher that thinks unasked."""
     samples: int = 2

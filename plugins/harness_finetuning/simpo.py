@@ -47,7 +47,7 @@ class SimPO:
     """Scale of the reward, a token/nat; the paper's 2.0 to 2.5. Not comparable with DPO's 0.1, which scales sums."""
     gamma: float = 1.0
     """Margin by which a chosen completion should win, in units of the reward; the authors advise beta / 2."""
-    lr: float = 1e-4
+    lr: float = 5e-5
     """Peak learning rate; suits models of a million parameters (the paper's 3e-7 to 1e-6 suits billions)."""
     batch_size: int = 16
     """Pairs an optimiser step."""

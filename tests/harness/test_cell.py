@@ -10,7 +10,7 @@ import torch
 from harness import registry as registries
 from harness.bench import Bench, Desk
 from harness.builtin.causal_lm import CausalLM
-from harness.cell import check_views, check_weights, execute, fact, loss_on
+from harness.cell import Tally, check_views, check_weights, execute, fact, loss_on
 from harness.config import RunConfig
 from harness.contracts import Answer, Completion, Problem
 from harness.meter import DivergedError, Run
@@ -44,6 +44,23 @@ def finished(tmp_path_factory, registry):
     for job in plan.jobs:
         execute({**job.spec, "key": job.key, "store": str(folder)}, silent)
     return folder, plan
+
+
+def test_accuracy_so_far_is_told_while_a_job_answers(finished, registry):
+    folder, plan = finished
+    for pipeline, told in (("sft", "sft"), ("base + oracle", "base + oracle(samples=6, temperature=1.0)")):
+        [job] = [j for j in plan.jobs if j.kind == "answers" and j.spec["row"]["pipeline"] in (pipeline, told)]
+        events, bench = [], Bench.open({**job.spec, "key": job.key, "store": str(folder)})
+        desk = Desk.open(bench, job.spec["method"])
+        twin = dataclasses.replace(desk.method)
+        work = [(method, problem) for problem in bench.problems() for method in (desk.method, twin)]
+        done = desk.answer_all(work, lambda _: None)
+        tally = Tally(desk, work, events.append)
+        for share in (4, 4, 12):  # of which the first two questions are the method's every other time
+            tally(done[:share])
+        right = [a["correct"] for a in record(finished, job.spec["row"]["pipeline"])["answers"]]
+        assert [event["progress"] for event in events] == pytest.approx([1 / 3, 1 / 3, 1])
+        assert [event["accuracy"] for event in events] == [sum(right[:2]) / 2] * 2 + [sum(right) / 6]
 
 
 def record(finished, pipeline, kind="answers"):

@@ -16,14 +16,14 @@ def data(specs):
     return specs["tiny-world"].load().training()
 
 
-def test_it_brings_five_test_sets_and_a_model(specs):
+def test_it_brings_five_test_sets_and_two_models(specs):
     sizes = {"tiny-world": 1000, "tiny-world-easy": 500, "tiny-dialogue": 500, "tiny-money": 500, "tiny-tasks": 500}
     assert {name: len(spec.load().test) for name, spec in specs.items()} == sizes
-    assert [spec.name for spec in harness_world.harness_models()] == ["tiny"]
+    assert [spec.name for spec in harness_world.harness_models()] == ["tiny", "tiny-teacher"]
 
 
 def test_every_target_verifies_and_fits_the_length_limit(specs, data):
-    [model] = harness_world.harness_models()
+    model = harness_world.harness_models()[0]
     encode = model.load(Cpu()).encode_completion
     for problem in data.problems:
         for rationale in (True, False):

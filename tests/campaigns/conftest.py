@@ -1,0 +1,57 @@
+"""What the campaigns share: a run of some pipelines with three seeds, and which answers were right."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from harness.statistics import paired
+from harness.store import Store
+
+SEEDS = (0, 1, 2)
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """Right answers by pipeline, each (P, S) over problems and seeds, and the records and rows behind them."""
+
+    correct: dict[str, np.ndarray]
+    records: list[dict]
+    rows: dict[str, dict]
+
+    def shows(self, better: str, worse: str, least: int = 500) -> None:
+        """Print the paired difference of two pipelines, and hold the first to be better at p < .05."""
+        found = paired(self.correct[better], self.correct[worse])
+        problems, seeds = self.correct[better].shape
+        print(f"\n{better} {self.correct[better].mean():.3f} - {worse} {self.correct[worse].mean():.3f}: "
+              f"{100 * found.delta:+.1f} points ({100 * found.low:+.1f} to {100 * found.high:+.1f}), "
+              f"p = {found.p:.2g}, {problems} problems x {seeds} seeds")  # fmt: skip
+        assert problems >= least
+        assert found.delta > 0
+        assert found.p < 0.05
+
+
+@pytest.fixture(scope="session")
+def campaign(request):
+    """Run pipelines on a dataset, or go on with what `results/campaign` holds."""
+
+    def go(dataset, *runs):
+        folder = request.config.rootpath / "results" / "campaign" / dataset
+        for arguments in runs:
+            command = [sys.executable, "-m", "harness.cli", "run", "--dataset", dataset, *arguments]
+            subprocess.run([*command, "--seeds", "0,1,2", "--out", str(folder)], check=True, timeout=7200)
+        wanted = set(json.loads((folder / "board.json").read_text(encoding="utf-8"))["cells"].values())
+        records = [r for r in Store(folder).records("answers") if r["key"] in wanted]  # not those of other settings
+        correct = {}
+        for pipeline in {r["spec"]["pipeline"] for r in records}:
+            of_seed = {r["spec"]["seed"]: r for r in records if r["spec"]["pipeline"] == pipeline}
+            correct[pipeline] = np.array([[a["correct"] for a in of_seed[seed]["answers"]] for seed in SEEDS]).T
+        board = json.loads((folder / "accuracy.json").read_text(encoding="utf-8"))["rows"]
+        return Campaign(correct, records, {row["pipeline"]: row for row in board})
+
+    return go
