@@ -15,7 +15,6 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import ClassVar
 
 import torch
@@ -72,14 +71,15 @@ class GKD:
 
     def train(self, model: Model, data: TrainingData, run: Run) -> None:
         teacher = open_teacher(run, self.teacher, model)
-        divergence = partial(generalised_jsd, beta=self.beta)
         coin = random.Random(run.seed("coin"))  # noqa: S311 - data order, not secrets
         optimizer = adamw(model, self.lr)
         for batch in run.batches([p for p in data.problems if p.rationale], self.batch_size):
             own = coin.random() < self.student_share
             written = self.samples(model, batch, run) if own else self.targets(model, batch, data)
             lessons = [(p.prompt, f"{p.prompt} {self.cue}".strip(), ids) for p, ids in zip(batch, written, strict=True)]
-            loss = divergence_loss(model, teacher, lessons, divergence)
+            loss = divergence_loss(
+                model, teacher, lessons, lambda own, better, _: generalised_jsd(own, better, self.beta)
+            )
             set_rate(optimizer, self.lr * cosine_with_warmup(run))
             update(optimizer)
             run.log(loss=loss, own=float(own))

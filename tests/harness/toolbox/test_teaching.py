@@ -20,7 +20,7 @@ def lessons(model):
     return [(plain, cued, model.encode_completion(text)) for plain, cued, text in LESSONS]
 
 
-def squares(student_KV, teacher_KV):
+def squares(student_KV, teacher_KV, ids_K):
     return (student_KV - teacher_KV).square().sum(-1)
 
 
@@ -96,9 +96,9 @@ def test_an_embedding_may_be_wider_than_the_vocabulary(tiny_model, teacher, make
 def test_figures_are_float32_whatever_the_models_are(tiny_model, teacher):
     seen = []
 
-    def watch(student_KV, teacher_KV):
+    def watch(student_KV, teacher_KV, ids_K):
         seen.append((student_KV.dtype, teacher_KV.dtype, teacher_KV.requires_grad))
-        return squares(student_KV, teacher_KV)
+        return squares(student_KV, teacher_KV, ids_K)
 
     half = copy.deepcopy(teacher)
     half.module.bfloat16()

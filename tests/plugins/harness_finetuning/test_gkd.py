@@ -145,5 +145,5 @@ def test_another_vocabulary_is_refused(distil, teacher):
 
 
 def test_without_its_teacher_it_says_which(tiny_model, toy_data):
-    with pytest.raises(LookupError, match="'tiny'"):
+    with pytest.raises(LookupError, match="'tiny-teacher'"):
         GKD().train(tiny_model, toy_data, Run(0, budget=10))

@@ -106,5 +106,5 @@ def test_the_same_seed_gives_the_same_weights(distil, make_model):
 
 
 def test_without_its_teacher_it_says_which(tiny_model, toy_data):
-    with pytest.raises(LookupError, match="'tiny'"):
+    with pytest.raises(LookupError, match="'tiny-teacher'"):
         SequenceDistillation().train(tiny_model, toy_data, Run(0, budget=10))
