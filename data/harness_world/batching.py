@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from harness_world.corpus import Segments, pool
+from harness_world.rationales import IN_FULL, STYLE_WEIGHTS
 
 Row = tuple[list[int], list[float]]
 """Ids and loss weights of one text."""
@@ -24,6 +25,12 @@ class Stream:
     """Texts a step."""
     pool_steps: int = 50
     """Steps whose texts are drawn together and sorted into batches of like length."""
+    full_from: int | None = None
+    """Step from which on rationales write every step in full, a multiple of `pool_steps`; None: never."""
+
+    def styles(self, step: int) -> Sequence[int]:
+        """Shares of the styles of rationales at a step."""
+        return STYLE_WEIGHTS if self.full_from is None or step < self.full_from else IN_FULL
 
 
 def encode(texts: list[Segments], tokenizer: PreTrainedTokenizerFast) -> list[Row]:
@@ -55,7 +62,8 @@ def batches(
     """(ids_BT, weights_BT) of the steps from `first` on, without end."""
     while True:
         number, skip = divmod(first, stream.pool_steps)
-        texts = pool(stream.seed, number, stream.batch * stream.pool_steps, avoid)
+        styles = stream.styles(number * stream.pool_steps)
+        texts = pool(stream.seed, number, stream.batch * stream.pool_steps, avoid, styles)
         rows = sorted(encode(texts, tokenizer), key=lambda row: len(row[0]))
         groups = [rows[i : i + stream.batch] for i in range(0, len(rows), stream.batch)]
         Random(f"{stream.seed}:order:{number}").shuffle(groups)

@@ -6,12 +6,13 @@ made again by itself. Questions and drafts weigh little in the loss: they are gi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 
 from harness_world.problems import Problem, draw_expression, draw_fact, draw_problem
 from harness_world.rationales import (
+    STYLE_WEIGHTS,
     direct,
     draw_style,
     estimate,
@@ -50,6 +51,8 @@ class Source:
 
     rng: Random
     avoid: frozenset[str]
+    styles: Sequence[int] = STYLE_WEIGHTS
+    """Shares of the styles that right replies are written in."""
 
     def problem(self) -> Problem:
         """Draw a problem that is in no split."""
@@ -60,9 +63,9 @@ class Source:
                 return problem
 
 
-def right_reply(rng: Random, problem: Problem) -> str:
+def right_reply(source: Source, problem: Problem) -> str:
     """The right rationale in a drawn style, with its answer."""
-    return reply(written(problem.steps, draw_style(rng)), problem.answer)
+    return reply(written(problem.steps, draw_style(source.rng, source.styles)), problem.answer)
 
 
 def direct_text(source: Source) -> Segments:
@@ -75,20 +78,20 @@ def direct_text(source: Source) -> Segments:
 def rationale_text(source: Source) -> Segments:
     """Question without the cue, yet with a rationale: thinking can be found by trying."""
     problem = source.problem()
-    return [user(problem.question), (right_reply(source.rng, problem), ASKED)]
+    return [user(problem.question), (right_reply(source, problem), ASKED)]
 
 
 def cued_text(source: Source) -> Segments:
     """Question, cue, rationale."""
     problem = source.problem()
-    return [user(problem.question + THINK), (right_reply(source.rng, problem), ASKED)]
+    return [user(problem.question + THINK), (right_reply(source, problem), ASKED)]
 
 
 def expression_text(source: Source) -> Segments:
     """`What is 2+1-3+8?`, half of them with the cue."""
     problem = draw_expression(source.rng)
     if source.rng.random() < HALF:
-        return [user(problem.question + THINK), (right_reply(source.rng, problem), ASKED)]
+        return [user(problem.question + THINK), (right_reply(source, problem), ASKED)]
     return [user(problem.question), (direct(problem.answer), ASKED)]
 
 
@@ -123,7 +126,7 @@ def fixed_text(source: Source) -> Segments:
     wrong = source.rng.random() < HALF
     steps = wrong_steps(source.rng, problem) if wrong else problem.steps
     said = direct(steps[-1].result)
-    answer = right_reply(source.rng, problem)
+    answer = right_reply(source, problem)
     if source.rng.random() >= DIRECT_DRAFT_SHARE:
         said = f"{thought(written(steps, style))} {said}"
         answer = answer if wrong else f"{RIGHT}\n{direct(problem.answer)}"
@@ -147,8 +150,10 @@ TURN_KINDS = {kind: share for kind, share in MIXTURE.items() if kind not in (jud
 """The kinds that are one question and one reply."""
 
 
-def pool(seed: str, number: int, size: int, avoid: frozenset[str]) -> list[Segments]:
+def pool(
+    seed: str, number: int, size: int, avoid: frozenset[str], styles: Sequence[int] = STYLE_WEIGHTS
+) -> list[Segments]:
     """Pool `number` of the stream: `size` texts."""
     rng = Random(f"{seed}:pool:{number}")
-    source = Source(rng, avoid)
+    source = Source(rng, avoid, styles)
     return [kind(source) for kind in rng.choices(list(MIXTURE), list(MIXTURE.values()), k=size)]

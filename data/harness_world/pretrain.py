@@ -36,6 +36,8 @@ from harness_world.tokenizer import MAX_LENGTH, build_tokenizer
 
 HERE = Path(__file__).parent
 LOG_EVERY = 50
+LAST_RATE = 0.3
+"""Share of the highest rate at which a model that is nearly done goes on."""
 DEV_ROWS = 200
 """Dev problems looked at on the way."""
 
@@ -63,7 +65,7 @@ class Recipe(Stream):
 
 RECIPES = {
     "base": Recipe(),
-    "teacher": Recipe(seed="teacher-1", steps=6000, decay=3500, layers=8, grown_from="base"),
+    "teacher": Recipe(seed="teacher-1", steps=6600, decay=3500, full_from=6000, layers=8, grown_from="base"),
 }
 
 
@@ -90,8 +92,14 @@ def new_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForCau
 
 
 def share_of_rate(recipe: Recipe, step: int) -> float:
-    """The share of its highest rate that a step runs at: short warm-up, constant, then a line to nothing."""
-    return min(1.0, (step + 1) / recipe.warmup, (recipe.steps - step) / recipe.decay)
+    """The share of its highest rate that a step runs at: short warm-up, constant, then a line to nothing.
+
+    Steps in full have a line of their own, from `LAST_RATE` to nothing.
+    """
+    end = recipe.steps if recipe.full_from is None else recipe.full_from
+    if step >= end:
+        return LAST_RATE * (recipe.steps - step) / (recipe.steps - end)
+    return min(1.0, (step + 1) / recipe.warmup, (end - step) / recipe.decay)
 
 
 def new_optimizers(recipe: Recipe, model: LlamaForCausalLM) -> tuple[torch.optim.Optimizer, ...]:

@@ -7,6 +7,7 @@ reliable a small model is in them, so samples disagree and a vote has something 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import Random
 
 from harness_world.problems import HIGH, LOW, Operation, Problem, Step, steps_of
@@ -14,6 +15,8 @@ from harness_world.wordings import ABOUT
 
 STYLES = ("terse", "plain", "wordy")
 STYLE_WEIGHTS = (45, 30, 25)
+IN_FULL = (0, 30, 25)
+"""The same without the terse style: every step is written out."""
 MISTAKES = ("sum", "operation", "skip")
 MISTAKE_WEIGHTS = (50, 25, 25)
 SIDE_SHARE = 0.5
@@ -27,9 +30,9 @@ WRONG_KIND = {
 }
 
 
-def draw_style(rng: Random) -> str:
-    """A style in the shares of the mixture."""
-    return rng.choices(STYLES, STYLE_WEIGHTS)[0]
+def draw_style(rng: Random, weights: Sequence[int] = STYLE_WEIGHTS) -> str:
+    """A style in the shares of the mixture, or in others."""
+    return rng.choices(STYLES, weights)[0]
 
 
 def written(steps: tuple[Step, ...], style: str) -> tuple[str, ...]:
