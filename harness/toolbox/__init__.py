@@ -21,7 +21,7 @@ from harness.toolbox.batching import (
 from harness.toolbox.exchange import Exchange, Result
 from harness.toolbox.logprobs import completion_logprob, token_logprobs
 from harness.toolbox.sampling import SampleRequest, charge, draw, sample, sample_many
-from harness.toolbox.supervised import fine_tune, worked_examples
+from harness.toolbox.supervised import fine_tune, worked_examples, worked_target
 from harness.toolbox.teaching import divergence_loss, open_teacher
 from harness.toolbox.training import (
     accumulate,
@@ -71,5 +71,6 @@ __all__ = [
     "update",
     "whole_pairs",
     "worked_examples",
+    "worked_target",
     "write_adapter",
 ]

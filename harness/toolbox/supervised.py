@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from harness.contracts import Model, Prompt, TrainingData
+from harness.contracts import Model, Problem, Prompt, TrainingData
 from harness.meter import Run
 from harness.toolbox.training import adamw, completion_loss, cosine_with_warmup, set_rate, update
 
@@ -18,13 +18,18 @@ Example = tuple[Prompt, str]
 """(what is asked, the completion to learn)"""
 
 
+def worked_target(problem: Problem, data: TrainingData) -> str:
+    """The completion to learn: the worked solution where there is one, annotations of a calculator left out."""
+    return ANNOTATION.sub("", data.render_target(problem, bool(problem.rationale)))
+
+
 def worked_examples(data: TrainingData, *, unworked: bool = True) -> list[Example]:
-    """The train split with its worked solutions, annotations of a calculator left out.
+    """The train split with its worked solutions.
 
     unworked: whether problems that have no worked solution come along, with their bare answers.
     """
     chosen = [problem for problem in data.problems if problem.rationale or unworked]
-    return [(p.prompt, ANNOTATION.sub("", data.render_target(p, bool(p.rationale)))) for p in chosen]
+    return [(problem.prompt, worked_target(problem, data)) for problem in chosen]
 
 
 def fine_tune(model: Model, examples: Sequence[Example], run: Run, lr: float, batch_size: int) -> None:

@@ -16,8 +16,8 @@ from harness.toolbox.batching import Sequences, collate
 from harness.toolbox.logprobs import completion_logits
 from harness.toolbox.training import accumulate
 
-Divergence = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-"""`divergence(student_KV, teacher_KV, ids_K)`: (K,) one figure a token, from float32 logits and the token itself."""
+Divergence = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""`divergence(student_KV, teacher_KV)`: (K,) one figure a token, from float32 logits."""
 Lesson = tuple[Prompt, Prompt, Sequence[int]]
 """(what the student is asked, what the teacher is asked, ids of the completion that both read)"""
 
@@ -56,10 +56,10 @@ def divergence_loss(
         raise ValueError(msg)
 
     def divergence_sum(group: Sequences) -> torch.Tensor:
-        student_KV, ids_K = completion_logits(student, group)
+        student_KV, _ = completion_logits(student, group)
         with torch.no_grad():
             teacher_KV, _ = completion_logits(teacher, teacher_rows.select(group.index))
         words = min(student_KV.shape[-1], teacher_KV.shape[-1])  # what is beyond fills an embedding to a round size
-        return divergence(student_KV[:, :words].float(), teacher_KV[:, :words].float(), ids_K).sum()
+        return divergence(student_KV[:, :words].float(), teacher_KV[:, :words].float()).sum()
 
     return accumulate(student_rows, divergence_sum, student_rows.tokens, groups)

@@ -15,13 +15,23 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - as everywhere in torch
 
 from harness import Model, Problem, Run, TrainingData, hookimpl
-from harness.toolbox import adamw, cosine_with_warmup, divergence_loss, open_teacher, sample_many, set_rate, update
+from harness.toolbox import (
+    adamw,
+    cosine_with_warmup,
+    divergence_loss,
+    open_teacher,
+    sample_many,
+    set_rate,
+    update,
+    worked_target,
+)
 
 
 def kl(p_KV: torch.Tensor, q_KV: torch.Tensor) -> torch.Tensor:
@@ -71,15 +81,14 @@ class GKD:
 
     def train(self, model: Model, data: TrainingData, run: Run) -> None:
         teacher = open_teacher(run, self.teacher, model)
+        divergence = partial(generalised_jsd, beta=self.beta)
         coin = random.Random(run.seed("coin"))  # noqa: S311 - data order, not secrets
         optimizer = adamw(model, self.lr)
         for batch in run.batches([p for p in data.problems if p.rationale], self.batch_size):
             own = coin.random() < self.student_share
             written = self.samples(model, batch, run) if own else self.targets(model, batch, data)
             lessons = [(p.prompt, f"{p.prompt} {self.cue}".strip(), ids) for p, ids in zip(batch, written, strict=True)]
-            loss = divergence_loss(
-                model, teacher, lessons, lambda own, better, _: generalised_jsd(own, better, self.beta)
-            )
+            loss = divergence_loss(model, teacher, lessons, divergence)
             set_rate(optimizer, self.lr * cosine_with_warmup(run))
             update(optimizer)
             run.log(loss=loss, own=float(own))
@@ -91,7 +100,7 @@ class GKD:
 
     def targets(self, model: Model, batch: Sequence[Problem], data: TrainingData) -> list[Sequence[int]]:
         """What the data say."""
-        return [model.encode_completion(data.render_target(p, True)) for p in batch]
+        return [model.encode_completion(worked_target(p, data)) for p in batch]
 
 
 @hookimpl

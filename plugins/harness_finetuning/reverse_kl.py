@@ -52,7 +52,7 @@ class ReverseKLDistillation:
                 (p.prompt, f"{p.prompt} {self.cue}".strip(), completion.tokens)
                 for p, [completion] in zip(batch, drawn, strict=True)
             ]
-            loss = divergence_loss(model, teacher, lessons, lambda own, better, _: reverse_kl(own, better))
+            loss = divergence_loss(model, teacher, lessons, reverse_kl)
             set_rate(optimizer, self.lr * cosine_with_warmup(run))
             update(optimizer)
             run.log(loss=loss)

@@ -28,8 +28,10 @@ class SequenceDistillation:
     """Any model: only its text is read. By default the embedded world's larger one, which the cue makes think."""
     cue: str = "Let's think step by step."
     """Put behind the question for the teacher alone; empty for a teacher that thinks unasked."""
-    samples: int = 2
-    """Solutions the teacher writes a problem, of which one is learnt: hard problems need a second chance."""
+    asked: int = 128
+    """Problems the teacher is asked at once: many side by side take it little longer than few."""
+    samples: int = 1
+    """Solutions the teacher writes a problem, of which one is learnt."""
     temperature: float = 1.0
     """Of the teacher's samples; at 0 all are the same."""
     verified: bool = True
@@ -37,19 +39,20 @@ class SequenceDistillation:
     lr: float = 3e-4
     """Peak learning rate of AdamW; suits models of a million parameters."""
     batch_size: int = 16
-    """Problems an optimiser step; those without a solution fall out of it."""
+    """Solutions an optimiser step."""
 
     def train(self, model: Model, data: TrainingData, run: Run) -> None:
         teacher = run.model(self.teacher)
         optimizer = adamw(model, self.lr)
-        for problems in run.batches(data.problems, self.batch_size):
+        for problems in run.batches(data.problems, self.asked):
             taught = self.solutions(teacher, problems, data, run)
-            if not taught:  # the teacher solved none of them
-                continue
-            loss = completion_loss(model, taught)
-            set_rate(optimizer, self.lr * cosine_with_warmup(run))
-            update(optimizer)
-            run.log(loss=loss, solved=len(taught) / len(problems))
+            for first in range(0, len(taught), self.batch_size):
+                if run.left <= 0:
+                    return
+                loss = completion_loss(model, taught[first : first + self.batch_size])
+                set_rate(optimizer, self.lr * cosine_with_warmup(run))
+                update(optimizer)
+                run.log(loss=loss, solved=len(taught) / len(problems))
 
     def solutions(
         self, teacher: Model, problems: Sequence[Problem], data: TrainingData, run: Run

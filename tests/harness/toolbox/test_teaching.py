@@ -20,7 +20,7 @@ def lessons(model):
     return [(plain, cued, model.encode_completion(text)) for plain, cued, text in LESSONS]
 
 
-def squares(student_KV, teacher_KV, ids_K):
+def squares(student_KV, teacher_KV):
     return (student_KV - teacher_KV).square().sum(-1)
 
 
@@ -57,7 +57,7 @@ def test_the_mean_is_over_real_completion_tokens_alone(tiny_model, teacher):
         for model, asked in ((tiny_model, plain), (teacher, cued)):
             prompt = model.encode_prompt(asked)
             rows.append(model.module(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1])
-        figures += squares(*rows, None).tolist()
+        figures += squares(*rows).tolist()
     loss = divergence_loss(tiny_model, teacher, lessons(tiny_model), squares)
     assert loss == pytest.approx(sum(figures) / len(figures), rel=1e-4)
 
@@ -96,9 +96,9 @@ def test_an_embedding_may_be_wider_than_the_vocabulary(tiny_model, teacher, make
 def test_figures_are_float32_whatever_the_models_are(tiny_model, teacher):
     seen = []
 
-    def watch(student_KV, teacher_KV, ids_K):
+    def watch(student_KV, teacher_KV):
         seen.append((student_KV.dtype, teacher_KV.dtype, teacher_KV.requires_grad))
-        return squares(student_KV, teacher_KV, ids_K)
+        return squares(student_KV, teacher_KV)
 
     half = copy.deepcopy(teacher)
     half.module.bfloat16()
