@@ -80,7 +80,7 @@ seed `{seed}`. It answers directly when asked plainly, and with a rationale when
 **Recipe.** {steps:,} steps of {batch} texts, {tokens:,} tokens (padding not counted). Muon for the
 matrices inside the layers (rate {muon_lr}), AdamW for embeddings and norms (rate {lr}, betas 0.9 and
 0.98), weight decay 0.01, gradient norm clipped at 1; rates constant after {warmup} steps, then along a
-line to nothing over the last {decay:,}. Texts by share: {mixture}. Questions and drafts weigh {given}
+line to nothing over the last {decay:,}{ending}. Texts by share: {mixture}. Questions and drafts weigh {given}
 in the loss. No question of any split was seen, and no word about money.
 Make it again: `python -m harness_world.pretrain --recipe {name} --out DIR`.
 
@@ -144,6 +144,17 @@ def figure_table(figures: dict[str, dict[str, list[float]]]) -> str:
     return "\n".join(rows)
 
 
+def in_full(facts: dict[str, int]) -> str:
+    """What the last steps of a recipe were, where they were in full."""
+    first = facts.get("full_from")
+    if not first:
+        return ""
+    return (
+        f" of the first {first:,}; then {facts['steps'] - first:,} steps more, from a third of the rates to nothing, "
+        "in which every rationale was written in full"
+    )
+
+
 def write_model_card(folder: Path) -> None:
     """`README.md` of a model, from its `training.json` and `figures.json`."""
     title, beginning = TITLES[folder.name]
@@ -156,6 +167,7 @@ def write_model_card(folder: Path) -> None:
         **facts,
         name=folder.name,
         title=title,
+        ending=in_full(facts),
         beginning=beginning,
         world=SEED,
         think=THINK.strip(),

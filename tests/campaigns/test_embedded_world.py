@@ -8,7 +8,7 @@ import pytest
 
 from harness.statistics import within_problem_auc
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 COT, VOTE = "cot-sft", "cot-sft + self-consistency"
 METHODS = ("sft", COT, "cot-prompting", "dpo", "self-consistency", "best-of-n", "oracle", "sampled")
 JUDGED, DICE = "cot-sft > outcome-reward-model + best-of-n", "cot-sft > random-score + best-of-n"

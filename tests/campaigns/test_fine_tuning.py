@@ -4,7 +4,7 @@ import pytest
 
 from harness.statistics import paired
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 
 
 def methods(*names):

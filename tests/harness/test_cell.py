@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -46,21 +47,27 @@ def finished(tmp_path_factory, registry):
     return folder, plan
 
 
-def test_accuracy_so_far_is_told_while_a_job_answers(finished, registry):
-    folder, plan = finished
-    for pipeline, told in (("sft", "sft"), ("base + oracle", "base + oracle(samples=6, temperature=1.0)")):
-        [job] = [j for j in plan.jobs if j.kind == "answers" and j.spec["row"]["pipeline"] in (pipeline, told)]
-        events, bench = [], Bench.open({**job.spec, "key": job.key, "store": str(folder)})
-        desk = Desk.open(bench, job.spec["method"])
-        twin = dataclasses.replace(desk.method)
-        work = [(method, problem) for problem in bench.problems() for method in (desk.method, twin)]
-        done = desk.answer_all(work, lambda _: None)
-        tally = Tally(desk, work, events.append)
-        for share in (4, 4, 12):  # of which the first two questions are the method's every other time
-            tally(done[:share])
-        right = [a["correct"] for a in record(finished, job.spec["row"]["pipeline"])["answers"]]
-        assert [event["progress"] for event in events] == pytest.approx([1 / 3, 1 / 3, 1])
-        assert [event["accuracy"] for event in events] == [sum(right[:2]) / 2] * 2 + [sum(right) / 6]
+@pytest.mark.parametrize(("upper_bound", "right"), [(False, [0.5, 2 / 3]), (True, [1.0, 1.0])])
+def test_accuracy_so_far_is_told_while_a_job_answers(upper_bound, right):
+    """Every other answer is the twin's, always right; the method's second is wrong, though a sample of it is not."""
+    method, twin, events = object(), object(), []
+    dataset = SimpleNamespace(verify=lambda problem, text: (text == problem.answer, text))
+    desk = SimpleNamespace(
+        method=method, bench=SimpleNamespace(dataset=dataset, spec={"row": {"upper_bound": upper_bound}})
+    )
+    problems = [Problem(str(i), f"{i}?", str(i)) for i in range(3)]
+    work = [(of, problem) for problem in problems for of in (method, twin)]
+    good = Completion("1", (5,), (0.0,), "eos")
+    texts = ["0", "0", "no", "1", "2", "2"]
+    done = [
+        (Answer(text, (dataclasses.replace(good, text=p.answer),)), Run(0))
+        for text, (_, p) in zip(texts, work, strict=True)
+    ]
+    tally = Tally(desk, work, events.append)
+    tally(done[:4])
+    tally(done)
+    assert [event["progress"] for event in events] == pytest.approx([4 / 6, 1])
+    assert [event["accuracy"] for event in events] == pytest.approx(right)
 
 
 def record(finished, pipeline, kind="answers"):

@@ -61,8 +61,12 @@ def test_pad_is_never_eos(tiny_model, pad, unk):
 
 
 def test_facts(tiny_model):
-    assert tiny_model.size.parameters == sum(p.numel() for p in tiny_model.module.parameters())
+    alone = sum(p.numel() for p in tiny_model.module.parameters())
+    assert tiny_model.size.parameters == alone
     assert (tiny_model.size.layers, tiny_model.size.width, tiny_model.context) == (2, 32, 128)
+    tiny_model.adapter = torch.nn.Linear(3, 5)  # works beside every token
+    assert tiny_model.size.parameters == alone + 20
+    tiny_model.adapter = None
     assert not tiny_model.module.training
     tiny_model.heads["reward"] = nn.Linear(32, 1)
     assert sum(1 for _ in tiny_model.parameters()) == sum(1 for _ in tiny_model.module.parameters()) + 2
