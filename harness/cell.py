@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from harness.bench import Bench, Desk, Progress
-from harness.builtin.devices import threads_for
+from harness.builtin.devices import arithmetic_for
 from harness.contracts import VIEWS, Answer, Dataset, Device, Model, Problem, TrainingData
 from harness.meter import DivergedError, Run, uncounted
 from harness.plan import SCHEMA
@@ -52,7 +52,7 @@ def train_stage(bench: Bench, progress: Progress) -> dict[str, Any]:
     check_views(method, data, spec["dataset"]["name"])
     bench.device.seed(bench.seed("torch"))
     bench.device.reset_peak_memory()
-    with threads_for(model.size):
+    with arithmetic_for(model.size):
         known = [loss_on(model, data.general_dev)]
         run.watch(model)
         with run.pays():  # rows that do not fit the context as well
@@ -126,7 +126,7 @@ def answer_problems(bench: Bench, progress: Progress) -> dict[str, Any]:
     revision = spec["model"]["revision"]
     desk.shared = SharedSamples(bench.store, hashlib.sha256(f"{revision}{before}{spec['seed']}".encode()).hexdigest())
     problems = bench.problems()
-    with threads_for(desk.model.size):
+    with arithmetic_for(desk.model.size):
         answered, singles = answer_and_sample(desk, problems, progress)
     desk.shared.publish()
     if desk.model.fingerprint() != before:
@@ -274,7 +274,7 @@ def timed(device: Device, work: Callable[[], object]) -> float:
 def time_answers(bench: Bench, progress: Progress) -> dict[str, Any]:
     """Latency one question at a time, greedy beside it in turns, then throughput; no sample is shared."""
     desk = Desk.open(bench, bench.spec["method"])
-    with threads_for(desk.model.size):
+    with arithmetic_for(desk.model.size):
         latency, baseline = time_alone(desk, bench.method(bench.spec["baseline"]), progress)
         many = bench.problems()[:THROUGHPUT_QUESTIONS]
         work = [(desk.method, problem) for problem in many]

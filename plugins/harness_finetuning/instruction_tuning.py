@@ -34,9 +34,9 @@ class InstructionTuning:
     name: ClassVar[str] = "instruction-tuning"
     family: ClassVar[str] = "fine-tuning"
     needs: ClassVar[tuple[str, ...]] = ("instructions",)
-    cap: int = 400
+    cap: int = 100
     """Most instructions of a task in a pass; FLAN's 30,000 suits tasks of millions."""
-    lr: float = 1e-3
+    lr: float = 3e-4
     """Peak learning rate of AdamW; suits models of a million parameters."""
     batch_size: int = 16
     """Instructions an optimiser step."""

@@ -67,8 +67,8 @@ class KTO:
     """Weight of desirable completions, the paper's lambda_D."""
     undesirable: float = 1.0
     """Weight of undesirable completions, lambda_U; the paper wants the weighted numbers of both to be about equal."""
-    lr: float = 1e-4
-    """Peak learning rate; the paper advises 2 to 10 times DPO's."""
+    lr: float = 3e-5
+    """Peak learning rate; suits models of a million parameters. At three times as much, one seed of three collapsed."""
     batch_size: int = 8
     """Pairs an optimiser step: half of DPO's, as each costs twice the tokens. Of a batch of one question z0 is 0."""
 

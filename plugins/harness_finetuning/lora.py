@@ -81,9 +81,9 @@ class LoRA:
     """`all`, or last names of the layers to change; `q_proj,v_proj` is the paper's choice."""
     merge: bool = True
     """Add the changes to the weights before answering; `false` keeps them beside, which costs time."""
-    lr: float = 4e-3
+    lr: float = 2e-3
     """Peak learning rate of AdamW: LoRA wants several times what full fine-tuning does."""
-    batch_size: int = 16
+    batch_size: int = 8
     """Examples an optimiser step."""
 
     def train(self, model: Model, data: TrainingData, run: Run) -> None:

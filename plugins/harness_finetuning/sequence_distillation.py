@@ -4,19 +4,20 @@ Paper: Kim & Rush 2016, arXiv:1606.07947, sec. 3.2: KL between distributions ove
 replaced by what it writes: L = - sum_t log pi(y_t | x, y_<t) / |y| over y that the teacher wrote. Only text goes from
 one to the other, so their vocabularies may differ.
 Data: the train questions; their answers decide which solutions are kept, their rationales are not read.
-Trains: every weight. Cost: the teacher's samples, drawn as they are needed; they are booked, not budgeted.
+Trains: every weight. Cost: the teacher's samples, drawn once; they are booked, not budgeted.
 Left out: beam search, the paper's way to the teacher's mode (greedy or a sample stands for it), and sec. 3.3's
 interpolation with the data. The filter is not the paper's: STaR's, Zelikman et al. 2022, arXiv:2203.14465.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from harness import Model, Problem, Run, TrainingData, hookimpl
-from harness.toolbox import adamw, completion_loss, cosine_with_warmup, sample_many, set_rate, update
+from harness.toolbox import fine_tune, sample_many
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,8 @@ class SequenceDistillation:
     """Any model: only its text is read. By default the embedded world's larger one, which the cue makes think."""
     cue: str = "Let's think step by step."
     """Put behind the question for the teacher alone; empty for a teacher that thinks unasked."""
-    asked: int = 128
-    """Problems the teacher is asked at once: many side by side take it little longer than few."""
+    problems: int = 1200
+    """Problems the teacher is given; its solutions are gone through as often as the budget allows."""
     samples: int = 1
     """Solutions the teacher writes a problem, of which one is learnt."""
     temperature: float = 1.0
@@ -42,17 +43,14 @@ class SequenceDistillation:
     """Solutions an optimiser step."""
 
     def train(self, model: Model, data: TrainingData, run: Run) -> None:
-        teacher = run.model(self.teacher)
-        optimizer = adamw(model, self.lr)
-        for problems in run.batches(data.problems, self.asked):
-            taught = self.solutions(teacher, problems, data, run)
-            for first in range(0, len(taught), self.batch_size):
-                if run.left <= 0:
-                    return
-                loss = completion_loss(model, taught[first : first + self.batch_size])
-                set_rate(optimizer, self.lr * cosine_with_warmup(run))
-                update(optimizer)
-                run.log(loss=loss, solved=len(taught) / len(problems))
+        rng = random.Random(run.seed("problems"))  # noqa: S311 - data order, not secrets
+        problems = rng.sample(data.problems, min(self.problems, len(data.problems)))
+        taught = self.solutions(run.model(self.teacher), problems, data, run)
+        if not taught:
+            msg = f"the teacher {self.teacher} solved none of {len(problems)} problems: nothing to learn from"
+            raise ValueError(msg)
+        run.log(solved=len(taught) / len(problems))
+        fine_tune(model, taught, run, self.lr, self.batch_size)
 
     def solutions(
         self, teacher: Model, problems: Sequence[Problem], data: TrainingData, run: Run

@@ -42,7 +42,7 @@ class DPO:
     needs: ClassVar[tuple[str, ...]] = ("pairs",)
     beta: float = 0.1
     """Pull towards the reference, 1/nat; the paper's 0.1."""
-    lr: float = 1e-4
+    lr: float = 5e-5
     """Peak learning rate; suits models of a million parameters (the paper's 1e-6 suits billions)."""
     batch_size: int = 16
     """Pairs an optimiser step."""

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from harness.builtin import devices
-from harness.builtin.devices import Cpu, Cuda, Mps, harness_devices, self_check
+from harness.builtin.devices import SMALL_MODEL, Cpu, Cuda, Mps, arithmetic_for, harness_devices, self_check
+from harness.contracts import ModelSize
 
 
 class Calls:
@@ -145,3 +146,21 @@ def test_self_check_is_not_booked(tiny_model):
 def test_listing_devices_imports_no_torch():
     code = "import sys, harness.builtin.devices as d; d.harness_devices(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def tiny_times_one():
+    return float((torch.tensor([1e-39]) * torch.ones(1))[0])
+
+
+def test_small_models_have_one_thread_and_nobody_has_denormal_numbers():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        for parameters, threads in ((SMALL_MODEL - 1, 1), (SMALL_MODEL, 2)):
+            with arithmetic_for(ModelSize(parameters, 1, 1)):
+                assert torch.get_num_threads() == threads
+                assert tiny_times_one() == 0
+            assert torch.get_num_threads() == 2
+            assert tiny_times_one() > 0
+    finally:
+        torch.set_num_threads(before)
