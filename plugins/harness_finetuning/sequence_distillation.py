@@ -29,7 +29,7 @@ class SequenceDistillation:
     """Any model: only its text is read. By default the embedded world's larger one, which the cue makes think."""
     cue: str = "Let's think step by step."
     """Put behind the question for the teacher alone; empty for a teacher that thinks unasked."""
-    problems: int = 1200
+    problems: int = 900
     """Problems the teacher is given; its solutions are gone through as often as the budget allows."""
     samples: int = 1
     """Solutions the teacher writes a problem, of which one is learnt."""
