@@ -6,16 +6,15 @@ No download, minutes. It is a plugin like any other: datasets and models, throug
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TypeVar, overload
 
 from harness import DatasetSpec, Device, Model, ModelSpec, Problem, TrainingData, hookimpl
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
+Row = TypeVar("Row")
 HERE = Path(__file__).parent
 FILES = HERE / "files"
 REPORTS = {"README.md", "figures.json", "training.json"}
@@ -23,6 +22,32 @@ MAX_NEW_TOKENS = 96
 """The longest target of the world has fewer tokens; its test holds it to that."""
 TRAIN_TOKENS = 128_000
 """Training budget a stage: what two cores can spend on each of forty methods in minutes."""
+
+
+class Rows(Sequence[Row]):
+    """The rows of a file, read when they are first asked for: a stage needs a few of the views, never all."""
+
+    def __init__(self, name: str, parse: Callable[[list[dict[str, object]], str], Sequence[Row]]) -> None:
+        self.path, self.parse = FILES / f"{name}.jsonl", parse
+
+    @cached_property
+    def rows(self) -> Sequence[Row]:
+        """What the file holds."""
+        from harness.rows import read_rows  # noqa: PLC0415 - only workers read the files
+
+        return self.parse(read_rows(self.path), str(self.path))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, place: int) -> Row: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[Row]: ...
+
+    def __getitem__(self, place: int | slice) -> Row | Sequence[Row]:
+        return self.rows[place]
 
 
 @dataclass(frozen=True)
@@ -35,25 +60,21 @@ class World:
     """What the files of its train and dev splits and of its corpus begin with."""
 
     def training(self) -> TrainingData:
-        """Train and dev with their views, read when asked for."""
+        """Train and dev with their views; a file is read when somebody looks into it."""
         from harness import rows  # noqa: PLC0415 - only workers read the files
 
-        def read(name: str) -> tuple[list[dict[str, object]], str]:
-            path = FILES / f"{name}.jsonl"
-            return rows.read_rows(path), str(path)
-
         return TrainingData(
-            problems=rows.problems(*read(f"{self.domain}train")),
-            dev=rows.problems(*read(f"{self.domain}dev")),
+            problems=Rows(f"{self.domain}train", rows.problems).rows,  # now: nobody's training is to be timed with it
+            dev=Rows(f"{self.domain}dev", rows.problems),
             verify=self.verify,
             render_target=render_target,
-            pairs=rows.pairs(*read("pairs")),
-            conversations=rows.conversations(*read("conversations")),
-            stepwise=rows.stepwise(*read("stepwise")),
-            instructions=rows.instructions(*read("instructions")),
-            corpus=rows.texts(*read(f"{self.domain}corpus")),
-            general=rows.turns(*read("general")),
-            general_dev=rows.turns(*read("general_dev")),
+            pairs=Rows("pairs", rows.pairs),
+            conversations=Rows("conversations", rows.conversations),
+            stepwise=Rows("stepwise", rows.stepwise),
+            instructions=Rows("instructions", rows.instructions),
+            corpus=Rows(f"{self.domain}corpus", rows.texts),
+            general=Rows("general", rows.turns),
+            general_dev=Rows("general_dev", rows.turns),
         )
 
     def verify(self, problem: Problem, text: str) -> tuple[bool, str | None]:
@@ -70,11 +91,10 @@ def render_target(problem: Problem, rationale: bool) -> str:
 
 
 def load_world(name: str, test: str, domain: str) -> World:
-    """Read the test problems of one of the datasets."""
+    """One of the datasets."""
     from harness import rows  # noqa: PLC0415 - only workers read the files
 
-    path = FILES / f"{test}.jsonl"
-    return World(name, rows.problems(rows.read_rows(path), str(path)), domain)
+    return World(name, Rows(test, rows.problems), domain)
 
 
 def load_model(name: str, folder: Path, device: Device) -> Model:

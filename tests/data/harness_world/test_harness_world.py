@@ -2,6 +2,7 @@
 
 import pytest
 
+import harness.rows
 import harness_world
 from harness.builtin.devices import Cpu
 
@@ -51,7 +52,7 @@ def test_a_domain_has_its_own_splits_and_corpus(specs):
     assert "dollars" in money.problems[0].prompt
     assert "dollars" in money.corpus[0]
     assert not any("dollars" in text for text in stories.corpus)
-    assert money.general_dev == stories.general_dev
+    assert list(money.general_dev) == list(stories.general_dev)
     assert not {p.prompt for p in money.problems} & {p.prompt for p in specs["tiny-money"].load().test}
 
 
@@ -66,3 +67,15 @@ def test_the_revision_ignores_cards(tmp_path):
     assert harness_world.digest(tmp_path) == first
     (tmp_path / "rows.jsonl").write_text("b", encoding="utf-8")
     assert harness_world.digest(tmp_path) != first
+
+
+def test_a_file_is_read_when_it_is_looked_into_and_once(monkeypatch):
+    read = []
+    real = harness.rows.read_rows
+    monkeypatch.setattr(harness.rows, "read_rows", lambda path: read.append(path.stem) or real(path))
+    data = harness_world.World("w", (), "").training()
+    assert read == ["train"]
+    assert data.general_dev
+    assert data.general_dev[0] == next(iter(data.general_dev)) == data.general_dev[:2][0]
+    assert len(data.general_dev) == 300
+    assert read == ["train", "general_dev"]
