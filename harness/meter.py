@@ -95,7 +95,7 @@ def uncounted() -> Iterator[None]:
         _UNCOUNTED.reset(token)
 
 
-def book_rows(shortened: int = 0, dropped: int = 0) -> None:
+def book_rows(shortened: int, dropped: int) -> None:
     """Book rows of a batch that did not fit the context on the run that `pays`, where one does."""
     if (run := _PAYER.get()) is not None:
         run.ledger.shortened_rows += shortened
