@@ -19,7 +19,7 @@ from harness.toolbox.batching import (
     whole_pairs,
 )
 from harness.toolbox.exchange import Exchange, Result
-from harness.toolbox.logprobs import completion_logprob, token_logprobs
+from harness.toolbox.logprobs import completion_logprob, hidden_states, token_logprobs
 from harness.toolbox.sampling import SampleRequest, charge, draw, sample, sample_many
 from harness.toolbox.supervised import fine_tune, worked_examples, worked_target
 from harness.toolbox.teaching import divergence_loss, open_teacher
@@ -60,6 +60,7 @@ __all__ = [
     "first_tokens",
     "freeze",
     "frozen_copy",
+    "hidden_states",
     "length_groups",
     "linear_layers",
     "open_teacher",

@@ -45,7 +45,9 @@ class _Worker:
 
     def __init__(self, task: Callable[[], Any]) -> None:
         self.task = task
-        self.turn, self.back = threading.Semaphore(0), threading.Semaphore(0)
+        self.turn, self.back = threading.Lock(), threading.Lock()
+        self.turn.acquire()
+        self.back.acquire()
         self.request: tuple[str, Any] | None = None
         self.reply: Result[Any] = Result()
         self.result: Result[Any] | None = None

@@ -9,25 +9,14 @@ Q = H / K, E head width, V words.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - as everywhere in torch
 from torch import nn
-from transformers.activations import ACT2FN
-from transformers.models.llama import modeling_llama as llama
-from transformers.models.mistral import modeling_mistral as mistral
-from transformers.models.qwen2 import modeling_qwen2 as qwen2
 
 from harness.toolbox.choice import Rows
+from harness.toolbox.llama import Llama, Packed
 
-FAMILIES = {llama.LlamaForCausalLM: llama, mistral.MistralForCausalLM: mistral, qwen2.Qwen2ForCausalLM: qwen2}
-PARTS = ("ForCausalLM", "Model", "DecoderLayer", "Attention", "MLP", "RMSNorm", "RotaryEmbedding")
-LEAVES = (nn.Linear, nn.Embedding)
-FIXED_ROPES = {"default", "linear", "llama3"}
-"""Rotary embeddings that do not depend on the length of the sequence."""
 BLOCK = 32
 """Tokens by which the cache of the rows grows."""
 STRIDE = 16
@@ -36,142 +25,31 @@ DROP = 0.8
 """Ended rows are dropped when no more than this share goes on: dropping copies the cache."""
 
 
-def supports(module: nn.Module) -> bool:
-    """Whether this decoder knows every part of `module`: no foreign part, no window, hooks on leaves alone."""
-    family = FAMILIES.get(type(module))
-    if family is None:
-        return False
-    config: Any = module.config
-    known: set[type] = {*LEAVES, nn.ModuleList, type(ACT2FN[config.hidden_act])}
-    prefix = family.__name__.rsplit("_", 1)[1].capitalize()
-    known |= {getattr(family, prefix + part) for part in PARTS}
-    if any(type(part) not in known or _is_patched(part) for part in module.modules() if part is not module):
-        return False
-    windowed = config.sliding_window is not None if hasattr(config, "sliding_window") else False
-    rope = (config.rope_parameters or {}).get("rope_type", "default")
-    return not windowed and not _is_patched(module, hooks=False) and rope in FIXED_ROPES
-
-
-def _is_patched(part: nn.Module, *, hooks: bool = True) -> bool:
-    if type(part) in LEAVES:  # they are called, so their hooks (an adapter's) are heard
-        return "forward" in vars(part)
-    hooked = hooks and bool(part._forward_hooks)  # noqa: SLF001 - torch has no public way to ask
-    return hooked or bool(part._forward_pre_hooks) or "forward" in vars(part)  # noqa: SLF001
-
-
-def _is_hooked(linear: nn.Module) -> bool:
-    return bool(linear._forward_hooks or linear._forward_pre_hooks)  # noqa: SLF001 - as above
-
-
-Project = Callable[[torch.Tensor], torch.Tensor]
-
-
-@dataclass(frozen=True)
-class Layer:
-    """Parts of one layer, what reads the same input fused."""
-
-    norm_in: nn.Module
-    norm_mlp: nn.Module
-    qkv: Project
-    out: nn.Linear
-    gate_up: Project
-    act: Callable[[torch.Tensor], torch.Tensor]
-    down: nn.Linear
-
-
-def _fuse(*linears: nn.Linear) -> Project:
-    """The outputs of all the layers side by side, from one product where no hook wants to be heard."""
-    if any(map(_is_hooked, linears)):
-        return lambda x: torch.cat([linear(x) for linear in linears], -1)
-    biases: list[torch.Tensor] = [linear.bias for linear in linears if linear.bias is not None]
-    weight, bias = torch.cat([linear.weight for linear in linears]), torch.cat(biases) if biases else None
-    return lambda x: F.linear(x, weight, bias)
-
-
-def _norm(hidden: torch.Tensor, norm: Any) -> torch.Tensor:
-    return F.rms_norm(hidden, (hidden.shape[-1],), norm.weight, norm.variance_epsilon)
-
-
-class FastDecoder:
+class FastDecoder(Llama):
     """One batch of prompts and rows, from the weights as they are now."""
-
-    def __init__(self, module: Any, width: int) -> None:
-        """`width`: longest sequence, prompt and completion together, in tokens."""
-        self.module, config = module, module.config
-        self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
-        attention = module.model.layers[0].self_attn
-        self.head_width, self.scale = attention.head_dim, attention.scaling
-        self.layers = [self._layer(layer) for layer in module.model.layers]
-        weight = module.model.embed_tokens.weight
-        positions = torch.arange(width, device=weight.device)[None]
-        cos, sin = module.model.rotary_emb(weight[:0], positions)  # weight: for its dtype and device
-        half = self.head_width // 2
-        self.cos, self.sin = cos[0], torch.cat([-sin[0, :, :half], sin[0, :, half:]], -1)
-
-    @staticmethod
-    def _layer(layer: Any) -> Layer:
-        attention, mlp = layer.self_attn, layer.mlp
-        qkv = _fuse(attention.q_proj, attention.k_proj, attention.v_proj)
-        gate_up = _fuse(mlp.gate_proj, mlp.up_proj)
-        norms = layer.input_layernorm, layer.post_attention_layernorm
-        return Layer(*norms, qkv, attention.o_proj, gate_up, mlp.act_fn, mlp.down_proj)
-
-    def _turns(self, positions_N: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(N, 1, E) cosines and signed sines of the rotary embedding at (N,) positions: the same in every layer."""
-        return self.cos[positions_N][:, None], self.sin[positions_N][:, None]
-
-    def _qkv(
-        self, layer: Layer, hidden_ND: torch.Tensor, turns: tuple[torch.Tensor, torch.Tensor]
-    ) -> tuple[torch.Tensor, ...]:
-        """(N, H, E) queries, (N, K, E) keys and values of N tokens."""
-        fused = layer.qkv(_norm(hidden_ND, layer.norm_in)).view(len(hidden_ND), -1, self.head_width)
-        qk, v = fused[:, : -self.kv_heads], fused[:, -self.kv_heads :]
-        left, right = qk.chunk(2, -1)
-        rotated = torch.addcmul(qk * turns[0], torch.cat([right, left], -1), turns[1])
-        return rotated[:, : self.heads], rotated[:, self.heads :], v
-
-    def _after(self, layer: Layer, hidden_ND: torch.Tensor, attended_ND: torch.Tensor) -> torch.Tensor:
-        hidden_ND = hidden_ND + layer.out(attended_ND)
-        gate, up = layer.gate_up(_norm(hidden_ND, layer.norm_mlp)).chunk(2, -1)
-        mlp_ND: torch.Tensor = layer.down(layer.act(gate) * up)
-        return hidden_ND + mlp_ND
-
-    def _logits(self, hidden_ND: torch.Tensor) -> torch.Tensor:
-        logits_NV: torch.Tensor = self.module.lm_head(_norm(hidden_ND, self.module.model.norm))
-        return logits_NV
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, PromptCache]:
         """Encode G prompts: (G, V) logits of what follows, and their keys and values."""
-        G, P = len(prompts), max(map(len, prompts))
-        device = self.cos.device
+        width, device = max(map(len, prompts)), self.cos.device
         lengths_G = torch.tensor([len(prompt) for prompt in prompts], device=device)
-        ids = torch.tensor([[*prompt, *[0] * (P - len(prompt))] for prompt in prompts], device=device)
-        hidden = self.module.model.embed_tokens(ids.view(-1))
-        turns = self._turns(torch.arange(P, device=device).repeat(G))
-        cache = PromptCache(lengths_G, P)
-        for layer in self.layers:
-            q, k, v = (x.view(G, P, -1, self.head_width).transpose(1, 2) for x in self._qkv(layer, hidden, turns))
-            cache.add(k, v)
-            share = self.heads // self.kv_heads
-            k, v = (x.repeat_interleave(share, 1) if share > 1 else x for x in (k, v))
-            # Padding is on the right, so the causal mask hides it from every real token.
-            attended = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=self.scale)
-            hidden = self._after(layer, hidden, attended.transpose(1, 2).reshape(G * P, -1))
-        last = torch.arange(G, device=device) * P + lengths_G - 1
-        return self._logits(hidden[last]), cache
+        ids = torch.tensor([[*prompt, *[0] * (width - len(prompt))] for prompt in prompts], device=device)
+        columns = torch.arange(width, device=device).expand(ids.shape)
+        cache = PromptCache(lengths_G, width)
+        packed = Packed.of(ids, columns < lengths_G[:, None], columns)
+        return self.logits(self.read(packed, lengths_G.cumsum(0) - 1, cache.add)), cache
 
     def step(self, tokens_A: torch.Tensor, own: RowCache, prompt: PromptCache) -> torch.Tensor:
         """Feed one token a row: (A, V) logits of the next."""
-        hidden = self.module.model.embed_tokens(tokens_A)
-        turns = self._turns(prompt.lengths_G[own.group_A] + own.length)
+        hidden = self.embed(tokens_A)
+        turns = self.turns(prompt.lengths_G[own.group_A] + own.length)
         bias = None if prompt.bias is None else prompt.bias[own.group_A]
         own.reserve(len(self.layers))
         for index, layer in enumerate(self.layers):
-            q, k, v = self._qkv(layer, hidden, turns)
+            q, k, v = self.qkv(layer, hidden, turns)
             own.write(index, k, v)
-            hidden = self._after(layer, hidden, self._attend(q, index, own, prompt, bias))
+            hidden = self.after(layer, hidden, self._attend(q, index, own, prompt, bias))
         own.length += 1
-        return self._logits(hidden)
+        return self.logits(hidden)
 
     def _attend(
         self, q_AHE: torch.Tensor, index: int, own: RowCache, prompt: PromptCache, bias: torch.Tensor | None

@@ -12,29 +12,44 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - as everywhere in torch
 
 from harness.contracts import Model
+from harness.toolbox import llama
 from harness.toolbox.batching import Sequences, TokenPair, collate, length_groups
 
 
 def completion_logits(model: Model, sequences: Sequences) -> tuple[torch.Tensor, torch.Tensor]:
     """(K, V) logits that predict the completion tokens, row after row, and those tokens' (K,) ids.
 
-    The forward pass goes through `model.module`, where the meter counts it. Logits are asked for only from the first
-    labelled column on, where the model knows how to leave the others out.
+    The forward pass goes through `model.module`, where the meter counts it.
     """
     mask_RT = sequences.completion_mask
-    columns_T = mask_RT.any(0)
-    first = int(columns_T.long().argmax()) if bool(columns_T.any()) else mask_RT.shape[1]
-    keep = mask_RT.shape[1] - first + 1  # the column before the first label predicts it
+    before_RT = mask_RT.roll(-1, 1)  # the first token of a row is never learnt, so none wraps around
+    return _read(model, sequences, before_RT, words=True), sequences.input_ids[mask_RT]
+
+
+def hidden_states(model: Model, sequences: Sequences, chosen_RT: torch.Tensor) -> torch.Tensor:
+    """(K, D) output of the last layer, normed as the words' head reads it, at the chosen tokens, row after row."""
+    return _read(model, sequences, chosen_RT, words=False)
+
+
+def _read(model: Model, sequences: Sequences, chosen_RT: torch.Tensor, *, words: bool) -> torch.Tensor:
+    inputs = {
+        "input_ids": sequences.input_ids,
+        "attention_mask": sequences.attention_mask,
+        "position_ids": sequences.position_ids,
+    }
+    if llama.supports(model.module) and next(model.parameters()).dtype is torch.float32:
+        return llama.read(model.module, inputs, chosen_RT, words=words)
+    if not words:
+        states = model.module(**inputs, output_hidden_states=True, use_cache=False).hidden_states
+        chosen_KD: torch.Tensor = states[-1][chosen_RT]
+        return chosen_KD
+    # Logits are asked for only from the first chosen column on, where the model knows how to leave the others out.
+    first = int(chosen_RT.any(0).long().argmax())
     knows = "logits_to_keep" in inspect.signature(model.module.forward).parameters
-    logits_RTV = model.module(
-        input_ids=sequences.input_ids,
-        attention_mask=sequences.attention_mask,
-        position_ids=sequences.position_ids,
-        use_cache=False,
-        **({"logits_to_keep": keep} if knows else {}),
-    ).logits[:, -keep:]
-    labels_RT = mask_RT[:, first:]
-    return logits_RTV[:, :-1][labels_RT], sequences.input_ids[:, first:][labels_RT]
+    keep = chosen_RT.shape[1] - first
+    logits_RTV = model.module(**inputs, use_cache=False, **({"logits_to_keep": keep} if knows else {})).logits
+    chosen_KV: torch.Tensor = logits_RTV[:, -keep:][chosen_RT[:, first:]]
+    return chosen_KV
 
 
 def token_logprobs(model: Model, sequences: Sequences, temperature: float = 1.0) -> torch.Tensor:
@@ -58,7 +73,7 @@ def token_logprobs(model: Model, sequences: Sequences, temperature: float = 1.0)
 
 
 def completion_logprob(
-    model: Model, batch: Sequences | Sequence[TokenPair], temperature: float = 1.0, groups: int = 4
+    model: Model, batch: Sequences | Sequence[TokenPair], temperature: float = 1.0, groups: int = 3
 ) -> torch.Tensor:
     """(R,) summed log-probabilities in nats, one a row of `batch`, in its order.
 

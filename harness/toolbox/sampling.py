@@ -14,7 +14,7 @@ import torch
 
 from harness.contracts import Completion, Model, Prompt
 from harness.meter import BudgetSpentError, Run, forward_flops
-from harness.toolbox import fast_decoder, generate_decoder
+from harness.toolbox import fast_decoder, generate_decoder, llama
 from harness.toolbox.choice import Row, Rows
 
 CACHE_BYTES = 2 << 30
@@ -227,7 +227,7 @@ def _draw_batch(model: Model, requests: Sequence[SampleRequest], batch: Sequence
         limit = min(request.max_new_tokens, model.context - len(request.prompt_ids))
         rows.append(Row(group[request.prompt_ids], request.seeds[place], request.temperature, limit, request.stop))
     state = Rows(rows, model.eos, torch.device(model.device.name), model.decode)
-    if fast_decoder.supports(model.module):
+    if llama.supports(model.module):
         fast_decoder.decode(model.module, prompts, state)
     else:
         generate_decoder.decode(model.module, prompts, state, model.pad)

@@ -74,15 +74,15 @@ class LoRA:
     r: int = 8
     """Rank of each change."""
     alpha: int = 16
-    """The change is scaled by alpha / r, so that another rank needs no other learning rate."""
-    rslora: bool = False
-    """Scale by alpha / sqrt(r) instead: high ranks go on learning."""
+    """The change is scaled by alpha / sqrt(r), so that another rank needs no other learning rate."""
+    rslora: bool = True
+    """`false` scales by alpha / r, as the first paper does: the higher the rank, the slower each pair learns."""
     layers: str = "all"
     """`all`, or last names of the layers to change; `q_proj,v_proj` is the paper's choice."""
     merge: bool = True
     """Add the changes to the weights before answering; `false` keeps them beside, which costs time."""
-    lr: float = 2e-3
-    """Peak learning rate of AdamW: LoRA wants several times what full fine-tuning does."""
+    lr: float = 5e-4
+    """Peak learning rate of AdamW; goes with the scale: without `rslora` it wants several times as much."""
     batch_size: int = 8
     """Examples an optimiser step."""
 

@@ -27,6 +27,7 @@ from harness.toolbox import (
     cosine_with_warmup,
     descend,
     frozen_copy,
+    hidden_states,
     sample_many,
     set_rate,
 )
@@ -41,16 +42,8 @@ def preference_loss(right_B: torch.Tensor, wrong_B: torch.Tensor) -> torch.Tenso
 
 def rewards(model: Model, rows: Sequences) -> torch.Tensor:
     """(R,) reward of each row, read at its LAST REAL token: what stands behind it is padding."""
-    hidden_RTD = model.module(
-        input_ids=rows.input_ids,
-        attention_mask=rows.attention_mask,
-        position_ids=rows.position_ids,
-        output_hidden_states=True,
-        use_cache=False,
-        logits_to_keep=1,  # the words' logits are not needed
-    ).hidden_states[-1]
-    last_R = rows.lengths - 1
-    hidden_RD = hidden_RTD[torch.arange(len(rows), device=last_R.device), last_R]
+    columns_T = torch.arange(rows.input_ids.shape[1], device=rows.index.device)
+    hidden_RD = hidden_states(model, rows, columns_T == rows.lengths[:, None] - 1)
     reward_R: torch.Tensor = model.heads[HEAD](hidden_RD.float()).squeeze(-1)
     return reward_R
 

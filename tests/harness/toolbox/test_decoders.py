@@ -8,7 +8,7 @@ from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel
 
 from harness.builtin.causal_lm import CausalLM
 from harness.builtin.devices import Cpu
-from harness.toolbox import SampleRequest, draw, fast_decoder
+from harness.toolbox import SampleRequest, draw, llama
 
 PROMPTS = ["7+5", "Finn has 10 balls. Finn buys 12 more.", "a", "Zed has 3.", "Ann and Bo", "7+5"]
 
@@ -41,7 +41,7 @@ def by_generate(model, ids, limit):
 
 def through_generate(monkeypatch, model, requests, **options):
     with monkeypatch.context() as patch:
-        patch.setattr(fast_decoder, "supports", lambda module: False)
+        patch.setattr(llama, "supports", lambda module: False)
         return draw(model, requests, **options)
 
 
@@ -49,7 +49,7 @@ def through_generate(monkeypatch, model, requests, **options):
 def test_greedy_equals_generate_token_for_token(any_model, make_model, seed):
     model = make_model(any_model.name.removeprefix("tiny-"), seed=seed)
     end_early(model)
-    assert fast_decoder.supports(model.module)
+    assert llama.supports(model.module)
     drawn = draw(model, requests_for(model, n=3, limit=40))
     lengths = set()
     for request, rows in zip(requests_for(model), drawn, strict=True):
@@ -75,7 +75,7 @@ def test_a_family_the_fast_decoder_does_not_know_is_sampled_all_the_same(tokeniz
         vocab_size=len(tokenizer), n_embd=32, n_layer=2, n_head=2, n_positions=64, initializer_range=0.2
     )
     model = CausalLM("gpt", GPT2LMHeadModel(config), tokenizer, Cpu())
-    assert not fast_decoder.supports(model.module)
+    assert not llama.supports(model.module)
     drawn = draw(model, requests_for(model, n=2, temperature=0.0, limit=10))
     for request, rows in zip(requests_for(model), drawn, strict=True):
         assert [row.tokens for row in rows] == [by_generate(model, request.prompt_ids, 10)] * 2
@@ -100,22 +100,6 @@ def test_weights_are_read_anew_each_time(tiny_model):
     after = draw(tiny_model, requests)
     assert [[r.tokens for r in rows] for rows in before] != [[r.tokens for r in rows] for rows in after]
     assert after[0][0].tokens == by_generate(tiny_model, requests[0].prompt_ids, 24)
-
-
-def test_what_the_fast_decoder_refuses(make_model):
-    assert not fast_decoder.supports(make_model("mistral", sliding_window=8).module)
-    wrapped = make_model().module
-    wrapped.model.layers[0].self_attn.q_proj = torch.nn.Sequential(wrapped.model.layers[0].self_attn.q_proj)
-    assert not fast_decoder.supports(wrapped)
-    hooked = make_model().module
-    hooked.model.layers[1].register_forward_hook(lambda *_: None)
-    assert not fast_decoder.supports(hooked)
-    metered = make_model().module
-    metered.register_forward_hook(lambda *_: None)
-    assert fast_decoder.supports(metered)
-    assert not fast_decoder.supports(
-        make_model(rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}).module
-    )
 
 
 def test_sampling_leaves_no_gradient_and_no_inference_tensor(tiny_model):

@@ -14,7 +14,7 @@ from harness.toolbox import (
     collate,
     completion_logprob,
     draw,
-    fast_decoder,
+    llama,
     sample,
     sample_many,
     token_logprobs,
@@ -24,7 +24,7 @@ from harness.toolbox import (
 @pytest.fixture(params=["fast", "generate"])
 def decoder(request, monkeypatch):
     if request.param == "generate":
-        monkeypatch.setattr(fast_decoder, "supports", lambda module: False)
+        monkeypatch.setattr(llama, "supports", lambda module: False)
     return request.param
 
 

@@ -8,7 +8,7 @@ import torch
 from harness import Run
 from harness.contracts import Attacher
 from harness.store import Store
-from harness.toolbox import completion_loss, fast_decoder, sample
+from harness.toolbox import completion_loss, llama, sample
 from harness_finetuning.adapters import Adapters
 from harness_finetuning.lora import LoRA
 from harness_finetuning.prefix_tuning import PrefixTuning
@@ -145,7 +145,7 @@ def test_a_clone_learns_by_its_own_adapter(method, train, tiny_model):
 def test_greedy_answers_are_those_of_the_full_forward_pass(method, train, any_model, monkeypatch):
     """The first token of a completion included: an offset by the virtual tokens would show there."""
     train(method, tokens=500, model=any_model)
-    assert fast_decoder.supports(any_model.module)
+    assert llama.supports(any_model.module)
     for question in QUESTIONS:
         ids = any_model.encode_prompt(question)
         expected = []
@@ -156,7 +156,7 @@ def test_greedy_answers_are_those_of_the_full_forward_pass(method, train, any_mo
                 break
         with monkeypatch.context() as patch:
             for supported in (True, False):
-                patch.setattr(fast_decoder, "supports", lambda _, supported=supported: supported)
+                patch.setattr(llama, "supports", lambda _, supported=supported: supported)
                 [drawn] = sample(any_model, question, Run(0, max_new_tokens=8), temperature=0.0)
                 assert list(drawn.tokens) == expected
 
@@ -168,7 +168,7 @@ def test_rows_of_unequal_length_answer_as_they_do_alone(method, train, tiny_mode
     train(method, tokens=500)
     requests = [SampleRequest(tuple(tiny_model.encode_prompt(q)), (1, 2), 1.0, 10) for q in QUESTIONS]
     for supported in (True, False):
-        monkeypatch.setattr(fast_decoder, "supports", lambda _, supported=supported: supported)
+        monkeypatch.setattr(llama, "supports", lambda _, supported=supported: supported)
         together = draw(tiny_model, requests)
         alone = [draw(tiny_model, [request])[0] for request in requests]
         assert [[c.tokens for c in row] for row in together] == [[c.tokens for c in row] for row in alone]

@@ -1,0 +1,223 @@
+"""Llama-like modules straight from their weights: what `module(...)` computes, without the work that nobody asked for.
+
+Padding takes part in no matrix product, and only tokens that something is asked of go on from the last layer's
+attention. The plain ops of torch keep track of gradients, so training and decoding read through the same lines.
+Shapes: R rows, T tokens of the longest, N tokens without padding, C of them chosen; L layers, D width, H heads, K
+key-value heads, E head width, V words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - as everywhere in torch
+from torch import nn
+from transformers.activations import ACT2FN
+from transformers.models.llama import modeling_llama as llama
+from transformers.models.mistral import modeling_mistral as mistral
+from transformers.models.qwen2 import modeling_qwen2 as qwen2
+
+FAMILIES = {llama.LlamaForCausalLM: llama, mistral.MistralForCausalLM: mistral, qwen2.Qwen2ForCausalLM: qwen2}
+PARTS = ("ForCausalLM", "Model", "DecoderLayer", "Attention", "MLP", "RMSNorm", "RotaryEmbedding")
+LEAVES = (nn.Linear, nn.Embedding)
+FIXED_ROPES = {"default", "linear", "llama3"}
+"""Rotary embeddings that do not depend on the length of the sequence."""
+
+
+def supports(module: nn.Module) -> bool:
+    """Whether every part of `module` is known here: no foreign part, no window or dropout, hooks on leaves alone."""
+    family = FAMILIES.get(type(module))
+    if family is None:
+        return False
+    config: Any = module.config
+    known: set[type] = {*LEAVES, nn.ModuleList, type(ACT2FN[config.hidden_act])}
+    prefix = family.__name__.rsplit("_", 1)[1].capitalize()
+    known |= {getattr(family, prefix + part) for part in PARTS}
+    if any(type(part) not in known or _is_patched(part) for part in module.modules() if part is not module):
+        return False
+    if module.training and config.attention_dropout:
+        return False
+    windowed = config.sliding_window is not None if hasattr(config, "sliding_window") else False
+    rope = (config.rope_parameters or {}).get("rope_type", "default")
+    return not windowed and not _is_patched(module, hooks=False) and rope in FIXED_ROPES
+
+
+def _is_patched(part: nn.Module, *, hooks: bool = True) -> bool:
+    if type(part) in LEAVES:  # they are called, so their hooks (an adapter's) are heard
+        return "forward" in vars(part)
+    hooked = hooks and bool(part._forward_hooks)  # noqa: SLF001 - torch has no public way to ask
+    return hooked or bool(part._forward_pre_hooks) or "forward" in vars(part)  # noqa: SLF001
+
+
+def _is_hooked(linear: nn.Module) -> bool:
+    return bool(linear._forward_hooks or linear._forward_pre_hooks)  # noqa: SLF001 - as above
+
+
+Projections = Callable[[torch.Tensor], Sequence[torch.Tensor]]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Parts of one layer, what reads the same input together."""
+
+    norm_in: nn.Module
+    norm_mlp: nn.Module
+    qkv: Projections
+    out: nn.Linear
+    gate_up: Projections
+    act: Callable[[torch.Tensor], torch.Tensor]
+    down: nn.Linear
+
+
+def _together(*linears: nn.Linear) -> Projections:
+    """The outputs of all the layers, from one product where no hook wants to be heard.
+
+    Where gradients are wanted, each layer has its own product: taking one apart again costs more than it saves.
+    """
+    if torch.is_grad_enabled() or any(map(_is_hooked, linears)):
+        return lambda x: [linear(x) for linear in linears]
+    biases: list[torch.Tensor] = [linear.bias for linear in linears if linear.bias is not None]
+    weight, bias = torch.cat([linear.weight for linear in linears]), torch.cat(biases) if biases else None
+    widths = [linear.out_features for linear in linears]
+    return lambda x: torch.split(F.linear(x, weight, bias), widths, -1)
+
+
+def _norm(hidden: torch.Tensor, norm: Any) -> torch.Tensor:
+    return F.rms_norm(hidden, (hidden.shape[-1],), norm.weight, norm.variance_epsilon)
+
+
+@dataclass(frozen=True)
+class Packed:
+    """The N real tokens of R rows that are padded on the right to T: (N,) ids, positions and slots, places in R x T."""
+
+    ids: torch.Tensor
+    positions: torch.Tensor
+    slots: torch.Tensor
+    rows: int
+    width: int
+
+    @classmethod
+    def of(cls, ids_RT: torch.Tensor, mask_RT: torch.Tensor, positions_RT: torch.Tensor) -> Packed:
+        """Leave out what `mask_RT` does not mark."""
+        real_RT = mask_RT.bool()
+        return cls(ids_RT[real_RT], positions_RT[real_RT], real_RT.view(-1).nonzero()[:, 0], *ids_RT.shape)
+
+    def pad(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, H, E) to (R, H, T, E), zeros in the padding."""
+        if len(self.slots) < self.rows * self.width:
+            x = x.new_zeros(self.rows * self.width, *x.shape[1:]).index_copy(0, self.slots, x)
+        return x.view(self.rows, self.width, *x.shape[1:]).transpose(1, 2)
+
+    def unpad(self, x: torch.Tensor) -> torch.Tensor:
+        """(R, H, T, E) back to (N, H E)."""
+        return x.transpose(1, 2).reshape(self.rows * self.width, -1).index_select(0, self.slots)
+
+
+class Llama:
+    """The weights of a module as they are now."""
+
+    def __init__(self, module: Any, width: int) -> None:
+        """`width`: longest sequence, in tokens."""
+        self.module, config = module, module.config
+        self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
+        attention = module.model.layers[0].self_attn
+        self.head_width, self.scale = attention.head_dim, attention.scaling
+        self.layers = [self._layer(layer) for layer in module.model.layers]
+        weight = module.model.embed_tokens.weight
+        positions = torch.arange(width, device=weight.device)[None]
+        cos, sin = module.model.rotary_emb(weight[:0], positions)  # weight: for its dtype and device
+        half = self.head_width // 2
+        self.cos, self.sin = cos[0], torch.cat([-sin[0, :, :half], sin[0, :, half:]], -1)
+
+    @staticmethod
+    def _layer(layer: Any) -> Layer:
+        attention, mlp = layer.self_attn, layer.mlp
+        qkv = _together(attention.q_proj, attention.k_proj, attention.v_proj)
+        gate_up = _together(mlp.gate_proj, mlp.up_proj)
+        norms = layer.input_layernorm, layer.post_attention_layernorm
+        return Layer(*norms, qkv, attention.o_proj, gate_up, mlp.act_fn, mlp.down_proj)
+
+    def embed(self, ids_N: torch.Tensor) -> torch.Tensor:
+        """(N, D) vectors of token ids."""
+        hidden_ND: torch.Tensor = self.module.model.embed_tokens(ids_N)
+        return hidden_ND
+
+    def turns(self, positions_N: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(N, 1, E) cosines and signed sines of the rotary embedding at (N,) positions: the same in every layer."""
+        return self.cos[positions_N][:, None], self.sin[positions_N][:, None]
+
+    def qkv(
+        self, layer: Layer, hidden_ND: torch.Tensor, turns: tuple[torch.Tensor, torch.Tensor]
+    ) -> tuple[torch.Tensor, ...]:
+        """(N, H, E) queries, (N, K, E) keys and values of N tokens."""
+        found = layer.qkv(_norm(hidden_ND, layer.norm_in))
+        q, k, v = (x.view(len(hidden_ND), -1, self.head_width) for x in found)
+        return self._turned(q, turns), self._turned(k, turns), v
+
+    def _turned(self, x: torch.Tensor, turns: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        return torch.addcmul(x * turns[0], x.roll(self.head_width // 2, -1), turns[1])
+
+    def after(self, layer: Layer, hidden_ND: torch.Tensor, attended_ND: torch.Tensor) -> torch.Tensor:
+        """What a layer makes of its input and of what its attention found."""
+        hidden_ND = hidden_ND + layer.out(attended_ND)
+        gate, up = layer.gate_up(_norm(hidden_ND, layer.norm_mlp))
+        mlp_ND: torch.Tensor = layer.down(layer.act(gate) * up)
+        return hidden_ND + mlp_ND
+
+    def normed(self, hidden_ND: torch.Tensor) -> torch.Tensor:
+        """The last layer's output as heads read it."""
+        return _norm(hidden_ND, self.module.model.norm)
+
+    def logits(self, hidden_ND: torch.Tensor) -> torch.Tensor:
+        """(N, V) logits of the last layer's output."""
+        logits_NV: torch.Tensor = self.module.lm_head(self.normed(hidden_ND))
+        return logits_NV
+
+    def read(
+        self,
+        packed: Packed,
+        chosen_C: torch.Tensor,
+        keep: Callable[[torch.Tensor, torch.Tensor], None] | None = None,
+    ) -> torch.Tensor:
+        """(C, D) output of the last layer at the chosen ones of N tokens.
+
+        keep: is given the (R, K, T, E) keys and values of each layer in turn.
+        """
+        hidden, turns = self.embed(packed.ids), self.turns(packed.positions)
+        share = self.heads // self.kv_heads
+        for number, layer in enumerate(self.layers, 1):
+            q, k, v = map(packed.pad, self.qkv(layer, hidden, turns))
+            if keep is not None:
+                keep(k, v)
+            k, v = (x.repeat_interleave(share, 1) if share > 1 else x for x in (k, v))
+            # Padding is on the right, so the causal mask hides it from every real token.
+            attended = packed.unpad(F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=self.scale))
+            if number == len(self.layers):
+                hidden, attended = hidden.index_select(0, chosen_C), attended.index_select(0, chosen_C)
+            hidden = self.after(layer, hidden, attended)
+        return hidden
+
+
+def read(module: Any, inputs: Mapping[str, torch.Tensor], chosen_RT: torch.Tensor, *, words: bool) -> torch.Tensor:
+    """(C, V) logits, or without `words` the (C, D) normed output of the last layer, at the chosen tokens, row by row.
+
+    `inputs`: (R, T) `input_ids`, `attention_mask` and `position_ids`, padded on the right. The module is called, with
+    this pass in the place of its `forward`, so that its own hooks, the meter's above all, hear of it.
+    """
+
+    def forward(**inputs: torch.Tensor) -> tuple[torch.Tensor]:
+        packed = Packed.of(inputs["input_ids"], inputs["attention_mask"], inputs["position_ids"])
+        weights = Llama(module, packed.width)
+        hidden_CD = weights.read(packed, chosen_RT[inputs["attention_mask"].bool()].nonzero()[:, 0])
+        return (weights.logits(hidden_CD) if words else weights.normed(hidden_CD),)
+
+    module.forward = forward
+    try:
+        [found] = module(**inputs)
+    finally:
+        del module.forward
+    result: torch.Tensor = found
+    return result
