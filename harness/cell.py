@@ -294,18 +294,22 @@ def time_answers(bench: Bench, progress: Progress) -> dict[str, Any]:
 
 
 def time_alone(desk: Desk, greedy: Any, progress: Progress) -> tuple[list[float], list[float]]:
-    """Seconds a question, by the method and by greedy decoding in turns, after a warm-up of both."""
+    """Seconds a question, by the method and by greedy decoding in turns, after a warm-up of both.
+
+    A method that is greedy decoding is timed once.
+    """
     device, problems = desk.bench.device, desk.bench.problems()
+    methods = [desk.method] if desk.method == greedy else [desk.method, greedy]
     for problem in problems[:WARM_UP_QUESTIONS]:
-        desk.answer_alone(desk.method, problem)
-        desk.answer_alone(greedy, problem)
+        for method in methods:
+            desk.answer_alone(method, problem)
     device.reset_peak_memory()
-    seconds: dict[str, list[float]] = {"method": [], "greedy": []}
+    seconds: list[list[float]] = [[] for _ in methods]
     for number, problem in enumerate(problems[:TIMED_QUESTIONS]):
-        for name, method in (("method", desk.method), ("greedy", greedy)):
-            seconds[name].append(timed(device, partial(desk.answer_alone, method, problem)))
+        for of_method, method in zip(seconds, methods, strict=True):
+            of_method.append(timed(device, partial(desk.answer_alone, method, problem)))
         progress({"progress": 0.7 * (number + 1) / TIMED_QUESTIONS})
-    return seconds["method"], seconds["greedy"]
+    return seconds[0], seconds[-1]
 
 
 class Throttled:

@@ -19,6 +19,9 @@ TokenPair = tuple[Sequence[int], Sequence[int]]
 """(prompt ids, completion ids with their `eos`)"""
 MaskedRow = tuple[Sequence[int], Sequence[bool]]
 """(ids, whether each is learnt)"""
+GROUP_TOKENS = {"cpu": 512}
+"""Tokens a group. What a processor makes of more no longer fits into its cache, and of fewer, calls cost more than work
+(16 rows of 75 tokens: 83 ms in two groups, 96 in one; 8 of 50: 25 ms in one group, 34 in four)."""
 
 
 @dataclass(frozen=True)
@@ -146,14 +149,23 @@ def whole_pairs(sequences: Sequences) -> Sequences | None:
     return sequences.select(torch.cat([kept, kept + len(whole_B)])) if len(kept) else None
 
 
-def length_groups(sequences: Sequences, groups: int) -> list[Sequences]:
+def group_tokens(device: torch.device) -> int:
+    """Tokens that suit one pass on a device."""
+    return GROUP_TOKENS.get(device.type, 16_384)
+
+
+def length_groups(sequences: Sequences, groups: int | None = None) -> list[Sequences]:
     """The rows in at most `groups` groups of like length, the longest first; `index` tells where a row stood.
+
+    groups: by default as many as give each about the tokens that suit the device (`GROUP_TOKENS`).
 
     The longest come first so that a batch that does not fit into memory says so at once.
 
     Raises:
         ValueError: `groups` is below 1.
     """
+    if groups is None:
+        groups = max(1, round(int(sequences.lengths.sum()) / group_tokens(sequences.input_ids.device)))
     if groups < 1:
         msg = f"groups must be at least 1, not {groups}"
         raise ValueError(msg)

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from harness.toolbox.batching import group_tokens
 from harness.toolbox.choice import Rows
 from harness.toolbox.llama import Llama, Packed
 
@@ -21,7 +22,7 @@ BLOCK = 32
 """Tokens by which the cache of the rows grows."""
 STRIDE = 16
 """Own tokens are read in multiples of this: matrix products of fewer are several times slower on processors."""
-DROP = 0.8
+DROP = 0.7
 """Ended rows are dropped when no more than this share goes on: dropping copies the cache."""
 
 
@@ -29,14 +30,18 @@ class FastDecoder(Llama):
     """One batch of prompts and rows, from the weights as they are now."""
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, PromptCache]:
-        """Encode G prompts: (G, V) logits of what follows, and their keys and values."""
+        """Encode G prompts, some at a time: (G, V) logits of what follows, and their keys and values."""
         width, device = max(map(len, prompts)), self.cos.device
         lengths_G = torch.tensor([len(prompt) for prompt in prompts], device=device)
         ids = torch.tensor([[*prompt, *[0] * (width - len(prompt))] for prompt in prompts], device=device)
         columns = torch.arange(width, device=device).expand(ids.shape)
-        cache = PromptCache(lengths_G, width)
-        packed = Packed.of(ids, columns < lengths_G[:, None], columns)
-        return self.logits(self.read(packed, lengths_G.cumsum(0) - 1, cache.add)), cache
+        real = columns < lengths_G[:, None]
+        last, parts = [], [list[tuple[torch.Tensor, ...]]() for _ in self.layers]
+        for some in torch.split(torch.arange(len(prompts), device=device), max(1, group_tokens(device) // width)):
+            packed = Packed.of(ids[some], real[some], columns[some])
+            last.append(self.read(packed, lengths_G[some].cumsum(0) - 1, lambda layer, *kv: parts[layer].append(kv)))
+        cache = PromptCache(lengths_G, [[torch.cat(some) for some in zip(*layer, strict=True)] for layer in parts])
+        return self.logits(torch.cat(last)), cache
 
     def step(self, tokens_A: torch.Tensor, own: RowCache, prompt: PromptCache) -> torch.Tensor:
         """Feed one token a row: (A, V) logits of the next."""
@@ -74,18 +79,14 @@ class FastDecoder(Llama):
 class PromptCache:
     """Keys and values of the prompts, one copy however many rows read them: (G, K, P, E) a layer."""
 
-    def __init__(self, lengths_G: torch.Tensor, width: int) -> None:
+    def __init__(self, lengths_G: torch.Tensor, layers: Sequence[Sequence[torch.Tensor]]) -> None:
+        """`layers`: keys and values of each."""
         self.lengths_G = lengths_G
-        self.keys: list[torch.Tensor] = []
-        self.values: list[torch.Tensor] = []
+        self.keys, self.values = ([layer[part] for layer in layers] for part in (0, 1))
+        width = self.keys[0].shape[2]
         hidden_GP = torch.arange(width, device=lengths_G.device) >= lengths_G[:, None]
         empty = torch.zeros(hidden_GP.shape, device=lengths_G.device)
         self.bias = empty.masked_fill(hidden_GP, -torch.inf)[:, None, None] if bool(hidden_GP.any()) else None
-
-    def add(self, k: torch.Tensor, v: torch.Tensor) -> None:
-        """Append a layer."""
-        self.keys.append(k.contiguous())
-        self.values.append(v.contiguous())
 
     def keep(self, groups: torch.Tensor) -> None:
         """Keep the prompts that still have rows."""

@@ -180,22 +180,22 @@ class Llama:
         self,
         packed: Packed,
         chosen_C: torch.Tensor,
-        keep: Callable[[torch.Tensor, torch.Tensor], None] | None = None,
+        keep: Callable[[int, torch.Tensor, torch.Tensor], None] | None = None,
     ) -> torch.Tensor:
         """(C, D) output of the last layer at the chosen ones of N tokens.
 
-        keep: is given the (R, K, T, E) keys and values of each layer in turn.
+        keep: is given the number of each layer with its (R, K, T, E) keys and values.
         """
         hidden, turns = self.embed(packed.ids), self.turns(packed.positions)
         share = self.heads // self.kv_heads
-        for number, layer in enumerate(self.layers, 1):
+        for number, layer in enumerate(self.layers):
             q, k, v = map(packed.pad, self.qkv(layer, hidden, turns))
             if keep is not None:
-                keep(k, v)
+                keep(number, k, v)
             k, v = (x.repeat_interleave(share, 1) if share > 1 else x for x in (k, v))
             # Padding is on the right, so the causal mask hides it from every real token.
             attended = packed.unpad(F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=self.scale))
-            if number == len(self.layers):
+            if number + 1 == len(self.layers):
                 hidden, attended = hidden.index_select(0, chosen_C), attended.index_select(0, chosen_C)
             hidden = self.after(layer, hidden, attended)
         return hidden

@@ -73,7 +73,7 @@ def token_logprobs(model: Model, sequences: Sequences, temperature: float = 1.0)
 
 
 def completion_logprob(
-    model: Model, batch: Sequences | Sequence[TokenPair], temperature: float = 1.0, groups: int = 3
+    model: Model, batch: Sequences | Sequence[TokenPair], temperature: float = 1.0, groups: int | None = None
 ) -> torch.Tensor:
     """(R,) summed log-probabilities in nats, one a row of `batch`, in its order.
 

@@ -39,7 +39,7 @@ def open_teacher(run: Run, name: str, student: Model) -> Model:
 
 
 def divergence_loss(
-    student: Model, teacher: Model, lessons: Sequence[Lesson], divergence: Divergence, groups: int = 3
+    student: Model, teacher: Model, lessons: Sequence[Lesson], divergence: Divergence, groups: int | None = None
 ) -> float:
     """Mean of `divergence` over the completion tokens of all lessons, in float32, prompts and padding left out.
 

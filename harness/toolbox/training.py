@@ -109,7 +109,7 @@ def frozen_copy(model: Model) -> Model:
 
 
 def accumulate(
-    sequences: Sequences, loss_sum: Callable[[Sequences], torch.Tensor], denominator: float, groups: int = 3
+    sequences: Sequences, loss_sum: Callable[[Sequences], torch.Tensor], denominator: float, groups: int | None = None
 ) -> float:
     """Backward of sum(loss_sum(group)) / `denominator` over groups of like length. Returns that quotient.
 
@@ -132,7 +132,11 @@ def accumulate(
 
 
 def completion_loss(
-    model: Model, examples: Sequences | Sequence[tuple[Prompt, str]], *, backward: bool = True, groups: int = 3
+    model: Model,
+    examples: Sequences | Sequence[tuple[Prompt, str]],
+    *,
+    backward: bool = True,
+    groups: int | None = None,
 ) -> float:
     """Mean of -log p over the completion tokens of all examples (prompt excluded, `eos` included), in nats.
 

@@ -131,9 +131,13 @@ def test_scores_are_kept_beside_verdicts(finished):
 
 def test_timing_holds_every_repeat_and_greedy_beside_it(finished):
     facts = record(finished, "sft", "timing")
-    assert len(facts["latency_s"]) == len(facts["greedy_latency_s"]) == 6
+    assert len(facts["latency_s"]) == 6
+    assert facts["greedy_latency_s"] == facts["latency_s"]  # it is greedy decoding: timed once
     assert facts["throughput_questions"] == 6
     assert facts["machine"]["threads"] == 1
+    vote = record(finished, "base + self-consistency(samples=4, temperature=1.0)", "timing")
+    assert len(vote["latency_s"]) == len(vote["greedy_latency_s"]) == 6
+    assert not set(vote["latency_s"]) & set(vote["greedy_latency_s"])
 
 
 def test_the_same_job_gives_the_same_facts(finished, tmp_path):

@@ -5,6 +5,7 @@ import torch
 
 from harness import Run
 from harness.toolbox import collate, encode_pairs, length_groups, whole_pairs
+from harness.toolbox.batching import GROUP_TOKENS
 
 
 def test_a_batch_by_hand(tiny_model):
@@ -49,6 +50,13 @@ def test_groups_hold_every_row_once(tiny_model, groups):
                 part.input_ids[row][: part.lengths[row]].tolist()
                 == batch.input_ids[place][: batch.lengths[place]].tolist()
             )
+
+
+def test_groups_get_as_many_tokens_as_suit_the_device(tiny_model, monkeypatch):
+    batch = collate(tiny_model, [([1, 5], [7] * n + [2]) for n in (17, 17, 7, 7, 7, 17)])  # 90 tokens
+    for suits, expected in ((1000, 1), (90, 1), (30, 3), (1, 6)):
+        monkeypatch.setitem(GROUP_TOKENS, "cpu", suits)
+        assert len(length_groups(batch)) == expected
 
 
 def test_nothing_to_batch_is_an_error(tiny_model):
