@@ -53,7 +53,7 @@ def train_stage(bench: Bench, progress: Progress) -> dict[str, Any]:
     bench.device.seed(bench.seed("torch"))
     bench.device.reset_peak_memory()
     with arithmetic_for(model.size):
-        known = [loss_on(model, data.general_dev)]
+        known = [general_loss(model, before, spec["dataset"]["name"], data)]
         run.watch(model)
         with run.pays():  # rows that do not fit the context as well
             seconds = timed(bench.device, lambda: method.train(model, data, run))
@@ -89,6 +89,18 @@ def check_views(method: Any, data: TrainingData, dataset: str) -> None:
         if view in VIEWS and not getattr(data, view):
             msg = f"{method.name} needs the view {view!r} (columns {VIEWS[view]}), which dataset {dataset} has not"
             raise DataError(msg)
+
+
+GENERAL_LOSSES: dict[tuple[str, str], float | None] = {}
+"""By fingerprint and dataset: a worker trains many stages from the same weights."""
+
+
+def general_loss(model: Model, fingerprint: str, dataset: str, data: TrainingData) -> float | None:
+    """`loss_on` the general dev texts of a dataset, measured once a process."""
+    key = fingerprint, dataset
+    if key not in GENERAL_LOSSES:
+        GENERAL_LOSSES[key] = loss_on(model, data.general_dev)
+    return GENERAL_LOSSES[key]
 
 
 def loss_on(model: Model, texts: Sequence[tuple[str, str]]) -> float | None:
