@@ -52,7 +52,7 @@ class Ledger:
     reused_tokens: int = 0
     """The part of `prompt_tokens` that was not computed because a cache held it."""
     other_tokens: int = 0
-    """The part of the first four that models opened by `Run.model` read or emitted: a teacher, a judge."""
+    """What models opened by `Run.model` read (and no cache held) or emitted: a teacher, a judge."""
     model_calls: int = 0
     flops: float = 0.0
     shortened_rows: int = 0
@@ -67,8 +67,11 @@ class Ledger:
 
     @property
     def own_tokens(self) -> int:
-        """What a training budget is counted in: with a teacher or without, a student learns from as many tokens."""
-        return self.total_tokens - self.other_tokens
+        """What a training budget is counted in: with a teacher or without, a student learns from as many tokens.
+
+        A prompt that a cache holds is not read again for the next sample.
+        """
+        return self.total_tokens - self.other_tokens - self.reused_tokens
 
     def add(self, other: Ledger) -> None:
         """Add another ledger's figures to this one."""
@@ -166,7 +169,7 @@ class Run:
         """Book `tokens` under `kind` (`prompt`, `sampled`, `scored` or `trained`); `other`: beside the budget."""
         name = f"{kind}_tokens"
         setattr(self.ledger, name, getattr(self.ledger, name) + tokens)
-        self.ledger.other_tokens += tokens if other else 0
+        self.ledger.other_tokens += tokens - reused if other else 0
         self.ledger.reused_tokens += reused
         self.ledger.model_calls += calls
         self.ledger.flops += flops

@@ -1,4 +1,4 @@
-"""Fixtures that tests of every layer share: a random two-layer model with a tokenizer of single characters."""
+"""Fixtures that tests of every layer share: a random two-layer model, a tokenizer of single characters, toy data."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
+from harness import Pair, Problem, TrainingData
 from harness.builtin.causal_lm import CausalLM
 from harness.builtin.devices import Cpu
 
@@ -102,3 +103,20 @@ def tiny_model() -> CausalLM:
 def any_model(request) -> CausalLM:
     """Each family that the fast decoder knows."""
     return build_model(request.param)
+
+
+def render_target(problem, rationale):
+    answer = f"A: {problem.answer}"
+    return f"{problem.rationale}\n{answer}" if rationale else answer
+
+
+def verify(problem, text):
+    said = text.rpartition("A: ")[2].strip() or None
+    return said == problem.answer, said
+
+
+@pytest.fixture
+def toy_data():
+    problems = [Problem(f"p{i}", f"{i}+1?", str(i + 1), f"T: {i}+1={i + 1}.") for i in range(12)]
+    pairs = [Pair(p.id, p.prompt, f"A: {p.answer}", "A: no") for p in problems]
+    return TrainingData(problems, problems[:2], verify, render_target, pairs)

@@ -20,6 +20,18 @@ from harness.toolbox.batching import (
 )
 from harness.toolbox.exchange import Exchange, Result
 from harness.toolbox.logprobs import completion_logprob, hidden_states, token_logprobs
+from harness.toolbox.rollouts import (
+    Reward,
+    Rollouts,
+    clipped_surrogate,
+    coin,
+    drift,
+    kl_estimate,
+    old_logprobs,
+    policy_gradient,
+    roll_out,
+    verified,
+)
 from harness.toolbox.sampling import SampleRequest, charge, draw, sample, sample_many
 from harness.toolbox.supervised import fine_tune, worked_examples, worked_target
 from harness.toolbox.teaching import divergence_loss, open_teacher
@@ -38,6 +50,8 @@ from harness.toolbox.verify import final_answer
 __all__ = [
     "Exchange",
     "Result",
+    "Reward",
+    "Rollouts",
     "SampleRequest",
     "Sequences",
     "TokenPair",
@@ -45,6 +59,8 @@ __all__ = [
     "accumulate",
     "adamw",
     "charge",
+    "clipped_surrogate",
+    "coin",
     "collate",
     "collate_masked",
     "completion_logprob",
@@ -53,6 +69,7 @@ __all__ = [
     "descend",
     "divergence_loss",
     "draw",
+    "drift",
     "embedding_layer",
     "encode_pairs",
     "final_answer",
@@ -61,15 +78,20 @@ __all__ = [
     "freeze",
     "frozen_copy",
     "hidden_states",
+    "kl_estimate",
     "length_groups",
     "linear_layers",
+    "old_logprobs",
     "open_teacher",
+    "policy_gradient",
     "read_adapter",
+    "roll_out",
     "sample",
     "sample_many",
     "set_rate",
     "token_logprobs",
     "update",
+    "verified",
     "whole_pairs",
     "worked_examples",
     "worked_target",

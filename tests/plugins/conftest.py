@@ -1,25 +1,8 @@
-"""What the tests of the methods share: toy data for the random model of the suite."""
+"""What the tests of the methods share: training the random model of the suite."""
 
 import pytest
 
-from harness import Pair, Problem, Run, TrainingData
-
-
-def render_target(problem, rationale):
-    answer = f"A: {problem.answer}"
-    return f"{problem.rationale}\n{answer}" if rationale else answer
-
-
-def verify(problem, text):
-    said = text.rpartition("A: ")[2].strip() or None
-    return said == problem.answer, said
-
-
-@pytest.fixture
-def toy_data():
-    problems = [Problem(f"p{i}", f"{i}+1?", str(i + 1), f"T: {i}+1={i + 1}.") for i in range(12)]
-    pairs = [Pair(p.id, p.prompt, f"A: {p.answer}", "A: no") for p in problems]
-    return TrainingData(problems, problems[:2], verify, render_target, pairs)
+from harness import Run
 
 
 @pytest.fixture

@@ -1,0 +1,140 @@
+"""Rollouts and the policy-gradient step: order, rewards, ratios, and whose gradient it is."""
+
+import math
+
+import pytest
+import torch
+
+from harness import Run
+from harness.meter import BudgetSpentError
+from harness.toolbox import (
+    clipped_surrogate,
+    coin,
+    collate,
+    completion_logprob,
+    drift,
+    frozen_copy,
+    kl_estimate,
+    old_logprobs,
+    policy_gradient,
+    roll_out,
+    token_logprobs,
+    verified,
+)
+
+PAIRS = [([1, 5, 6, 7], [8, 9, 2]), ([1, 5], [9, 2]), ([1, *range(30, 36)], [2]), ([1, 6], [7, 8, 9, 10, 11, 2])]
+
+
+def gradient(model):
+    flat = torch.cat([p.grad.flatten() for p in model.module.parameters()])
+    model.module.zero_grad()
+    return flat
+
+
+def test_rollouts_stand_problem_after_problem(tiny_model, toy_data):
+    run = Run(3, budget=10_000, max_new_tokens=8)
+    rollouts = roll_out(tiny_model, toy_data.problems[:3], run, 2, lambda p, c: float(p.id[1:]) + len(c.tokens) / 100)
+    assert rollouts.by_problem(rollouts.rewards).floor().tolist() == [[0, 0], [1, 1], [2, 2]]
+    lengths = [len(c.tokens) for c in rollouts.completions]
+    assert rollouts.lengths.tolist() == lengths
+    assert rollouts.facts()["length"] == pytest.approx(sum(lengths) / 6)
+    assert rollouts.facts()["cut"] == sum(c.finish == "length" for c in rollouts.completions) / 6
+    for number, row in enumerate(rollouts.completions):
+        ids = rollouts.sequences.input_ids[number][rollouts.sequences.completion_mask[number]]
+        assert ids.tolist() == list(row.tokens)
+    run.budget = 1
+    with pytest.raises(BudgetSpentError):
+        roll_out(tiny_model, toy_data.problems, run, 2, verified(toy_data))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_reward_that_is_no_number_names_its_problem(tiny_model, toy_data, value):
+    run = Run(3, budget=10_000, max_new_tokens=4)
+    with pytest.raises(ValueError, match="problem p1 is"):
+        roll_out(tiny_model, toy_data.problems, run, 2, lambda p, _: value if p.id == "p1" else 0.0)
+
+
+def test_the_coin_knows_nothing_and_falls_the_same_way_again(toy_data):
+    falls = [[reward(p, None) for p in toy_data.problems * 20] for reward in (coin(Run(1)), coin(Run(1)), coin(Run(2)))]
+    assert falls[0] == falls[1] != falls[2]
+    assert set(falls[0]) == {0.0, 1.0}
+    assert 0.35 < sum(falls[0]) / len(falls[0]) < 0.65
+
+
+def test_a_prompt_that_is_read_once_for_all_samples_counts_once_in_the_budget(tiny_model, toy_data):
+    run = Run(3, budget=10_000, max_new_tokens=4)
+    rollouts = roll_out(tiny_model, toy_data.problems[:1], run, 8, verified(toy_data))
+    prompt = len(tiny_model.encode_prompt(toy_data.problems[0].prompt))
+    assert run.spent == prompt + sum(len(c.tokens) for c in rollouts.completions)
+    assert run.ledger.prompt_tokens == 8 * prompt
+
+
+def test_the_surrogate_by_hand():
+    ratio, advantage = torch.tensor([[0.5, 1.0, 1.5]]), torch.tensor([[1.0], [-1.0]])
+    value = clipped_surrogate(ratio.log().expand(2, 3), torch.zeros(2, 3), advantage, 0.2, 0.28)
+    torch.testing.assert_close(value, torch.tensor([[0.5, 1.0, 1.28], [-0.8, -1.0, -1.5]]))
+
+
+def test_fresh_rows_have_the_gradient_of_their_log_probabilities(any_model):
+    rows = collate(any_model, PAIRS)
+    advantage, weight = torch.tensor([[1.0], [-2.0], [0.0], [0.5]]), torch.tensor([0.1, 0.2, 0.3, 0.4])
+    facts = policy_gradient(any_model, rows, advantage, weight)
+    found = gradient(any_model)
+    (-(completion_logprob(any_model, rows) * advantage[:, 0] * weight).sum()).backward()
+    torch.testing.assert_close(found, gradient(any_model), rtol=1e-4, atol=1e-6)
+    with torch.no_grad():
+        logprobs = token_logprobs(any_model, rows)[[0, 1, 3]]
+    assert facts["entropy"] == pytest.approx(-float(logprobs.sum()) / 11, rel=1e-4)
+    assert facts["clipped"] == 0
+
+
+def test_old_log_probabilities_put_the_clip_to_work(tiny_model):
+    rows = collate(tiny_model, PAIRS)
+    advantage, weight = torch.ones(4, 1), torch.full((4,), 0.25)
+    old_RT = old_logprobs(tiny_model, rows)
+    with torch.no_grad():
+        torch.testing.assert_close(old_RT, token_logprobs(tiny_model, rows))
+    assert policy_gradient(tiny_model, rows, advantage, weight, old_RT=old_RT)["clipped"] == 0
+    fresh = gradient(tiny_model)
+    policy_gradient(tiny_model, rows, advantage, weight)
+    torch.testing.assert_close(fresh, gradient(tiny_model))
+    # As if every token had become twice as likely: nothing more is to be had from an advantage above 0.
+    facts = policy_gradient(tiny_model, rows, advantage, weight, old_RT=old_RT - math.log(2) * rows.completion_mask)
+    assert facts["clipped"] == 1
+    assert not gradient(tiny_model).any()
+    policy_gradient(tiny_model, rows, -advantage, weight, old_RT=old_RT - math.log(2) * rows.completion_mask)
+    torch.testing.assert_close(gradient(tiny_model), -2 * fresh, rtol=1e-4, atol=1e-6)
+
+
+def test_advantages_may_differ_from_token_to_token(tiny_model):
+    rows = collate(tiny_model, PAIRS)
+    advantage_RT = torch.zeros(rows.completion_mask.shape)
+    advantage_RT[3, 4] = 2.0  # the third token of the last completion
+    policy_gradient(tiny_model, rows, advantage_RT, torch.ones(4))
+    found = gradient(tiny_model)
+    (-2 * token_logprobs(tiny_model, rows)[3, 4]).backward()
+    torch.testing.assert_close(found, gradient(tiny_model), rtol=1e-4, atol=1e-6)
+
+
+def test_without_any_advantage_nothing_is_read(tiny_model):
+    run = Run(0)
+    run.watch(tiny_model)
+    assert policy_gradient(tiny_model, collate(tiny_model, PAIRS), torch.zeros(4, 1), torch.ones(4)) == {}
+    assert run.spent == 0
+    assert all(p.grad is None for p in tiny_model.module.parameters())
+
+
+def test_the_kl_estimate_is_zero_at_the_reference_and_never_below(tiny_model, toy_data):
+    policy, reference = torch.tensor([[-1.0, -2.0, -90.0]]), torch.tensor([[-1.0, -1.0, -1.0]])
+    estimate = kl_estimate(policy, reference)
+    torch.testing.assert_close(estimate[0, :2], torch.tensor([0.0, math.e - 2]))
+    assert torch.isfinite(estimate).all()
+    assert (estimate >= 0).all()
+    run = Run(3, budget=10_000, max_new_tokens=8)
+    rollouts = roll_out(tiny_model, toy_data.problems[:2], run, 4, verified(toy_data))
+    start = frozen_copy(tiny_model)
+    assert drift(tiny_model, start, rollouts) == pytest.approx(0, abs=1e-6)
+    with torch.no_grad():
+        for parameter in start.module.parameters():
+            parameter.mul_(1.2)
+    assert drift(tiny_model, start, rollouts) > 1e-3
