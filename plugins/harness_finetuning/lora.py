@@ -81,9 +81,9 @@ class LoRA:
     """`all`, or last names of the layers to change; `q_proj,v_proj` is the paper's choice."""
     merge: bool = True
     """Add the changes to the weights before answering; `false` keeps them beside, which costs time."""
-    lr: float = 5e-4
+    lr: float = 1e-3
     """Peak learning rate of AdamW; goes with the scale: without `rslora` it wants several times as much."""
-    batch_size: int = 8
+    batch_size: int = 16
     """Examples an optimiser step."""
 
     def train(self, model: Model, data: TrainingData, run: Run) -> None:
