@@ -20,6 +20,7 @@ from harness.toolbox.batching import (
 )
 from harness.toolbox.exchange import Exchange, Result
 from harness.toolbox.logprobs import completion_logprob, hidden_states, token_logprobs
+from harness.toolbox.reward_heads import final_values, ranked_pairs, scalar_head
 from harness.toolbox.rollouts import (
     Reward,
     Rollouts,
@@ -73,6 +74,7 @@ __all__ = [
     "embedding_layer",
     "encode_pairs",
     "final_answer",
+    "final_values",
     "fine_tune",
     "first_tokens",
     "freeze",
@@ -84,10 +86,12 @@ __all__ = [
     "old_logprobs",
     "open_teacher",
     "policy_gradient",
+    "ranked_pairs",
     "read_adapter",
     "roll_out",
     "sample",
     "sample_many",
+    "scalar_head",
     "set_rate",
     "token_logprobs",
     "update",
