@@ -7,6 +7,7 @@ a cache, keyed by every plugin's version and files: listing and planning then ne
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import hashlib
@@ -31,6 +32,8 @@ from harness import contracts, hookspecs
 GROUP = "harness"
 BUILTIN = {name: f"harness.builtin.{name}" for name in ("datasets", "devices", "metrics", "models")}
 VERBS = {"train": contracts.Trainer, "answer": contracts.Answerer, "score": contracts.Scorer}
+CACHED_SCANS = 8
+"""Several installations side by side share one cache folder, and must not scan for one another."""
 FAMILIES = ("fine-tuning", "reinforcement-learning", "test-time", "control")
 SCAN_LIMIT_S = 120.0
 
@@ -262,12 +265,21 @@ def _scan_and_keep(plugins: list[Plugin], folder: Path, cache: Path) -> dict[str
             return scan(plugins, Path(temporary))
     results = scan(plugins, folder)
     if not any(r.get("error") for r in results.values()):  # a broken plugin is tried again every time
-        for old in folder.glob("plugins-*.json"):
-            old.unlink(missing_ok=True)
         draft = cache.with_suffix(f".{os.getpid()}.tmp")
         draft.write_text(json.dumps(results), encoding="utf-8")
         draft.replace(cache)
+        _forget_old(folder)
     return results
+
+
+def _forget_old(folder: Path) -> None:
+    """Remove what has not been written for longest: every edit of a plugin makes another file."""
+    found = []
+    for path in folder.glob("plugins-*.json"):
+        with contextlib.suppress(FileNotFoundError):  # another process tidies as well
+            found.append((path.stat().st_mtime, path))
+    for _, path in sorted(found)[:-CACHED_SCANS]:
+        path.unlink(missing_ok=True)
 
 
 def load() -> Registry:

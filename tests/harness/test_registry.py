@@ -1,6 +1,7 @@
 """Discovery: plugins of any quality are found, guarded and told apart."""
 
 import json
+import os
 import sys
 
 import pytest
@@ -95,6 +96,23 @@ def test_plugins_can_be_disabled(install, monkeypatch):
     install("two", METHOD.format(name="echo"))
     monkeypatch.setenv("HARNESS_DISABLE", "two, other")
     assert registries.load().method("echo").distribution == "harness-one"
+
+
+def test_installations_side_by_side_keep_their_scans(install, tmp_path, monkeypatch):
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    for age in range(20):
+        other = folder / f"plugins-{age:024}.json"
+        other.write_text("{}", encoding="utf-8")
+        os.utime(other, (1e9 - age, 1e9 - age))
+    registries.load()
+    left = sorted(path.name for path in folder.glob("plugins-*.json"))
+    assert len(left) == registries.CACHED_SCANS
+    assert [f"plugins-{age:024}.json" for age in range(7)] == [name for name in left if name.startswith("plugins-0")][
+        :7
+    ]
+    monkeypatch.setattr(registries, "scan", lambda *_: 1 / 0)
+    registries.load()  # its own is among them
 
 
 def test_the_cache_notices_an_edited_plugin(install, tmp_path):
