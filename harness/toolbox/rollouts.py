@@ -22,6 +22,8 @@ from harness.toolbox.sampling import sample_many
 from harness.toolbox.training import accumulate
 
 Reward = Callable[[Problem, Completion], float]
+DRIFT_EVERY = 4
+"""Steps between two measurements of how far a policy is from its start."""
 
 
 def verified(data: TrainingData) -> Reward:
@@ -161,11 +163,16 @@ def kl_estimate(policy_RT: torch.Tensor, reference_RT: torch.Tensor) -> torch.Te
 
 
 @torch.no_grad()
-def drift(model: Model, reference: Model, rollouts: Rollouts) -> float:
-    """KL(pi || pi_ref) in nats a token, estimated on the completions of the first problem; both models read them."""
+def drift(model: Model, reference: Model, rollouts: Rollouts, step: int) -> dict[str, float]:
+    """`kl`, KL(pi || pi_ref) in nats a token, estimated on the completions of the first problem; both models read them.
+
+    As reading costs tokens, it is measured in every `DRIFT_EVERY`-th step alone; in others there is no such fact.
+    """
+    if step % DRIFT_EVERY:
+        return {}
     rows = rollouts.sequences.select(torch.arange(rollouts.n, device=rollouts.rewards.device))
     kl_RT = kl_estimate(token_logprobs(model, rows), token_logprobs(reference, rows))
-    return float(kl_RT.sum()) / max(1, rows.tokens)
+    return {"kl": float(kl_RT.sum()) / max(1, rows.tokens)}
 
 
 def _places(sequences: Sequences, part: Sequences) -> torch.Tensor:

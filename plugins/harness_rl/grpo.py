@@ -33,8 +33,6 @@ from harness.toolbox import (
 
 EPSILON = 1e-4
 """Beside the standard deviation, as in TRL."""
-DRIFT_EVERY = 4
-"""Steps between measurements of the KL to the start, which cost tokens."""
 
 
 def group_advantages(reward_Bn: torch.Tensor) -> torch.Tensor:
@@ -48,18 +46,23 @@ class GRPO:
     name: ClassVar[str] = "grpo"
     family: ClassVar[str] = "reinforcement-learning"
     after: ClassVar[tuple[str, ...]] = ("cot-sft",)
-    problems: int = 8
+    problems: int = 4
     """Problems an optimiser step."""
-    samples: int = 8
-    """Completions a problem, at temperature 1: the group."""
+    samples: int = 16
+    """Completions a problem, at temperature 1: the group. At least 2: one alone is its own mean."""
     lr: float = 3e-4
     """Peak learning rate of AdamW; suits models of a million parameters."""
+
+    def __post_init__(self) -> None:
+        if self.samples <= 1:
+            msg = f"samples of {self.name} must be at least 2, not {self.samples}: a group of one has no advantage"
+            raise ValueError(msg)
 
     def train(self, model: Model, data: TrainingData, run: Run) -> None:
         reward, start, optimizer = self.reward(data, run), frozen_copy(model), adamw(model, self.lr)
         for step, batch in enumerate(run.batches(data.problems, self.problems)):
             rollouts = roll_out(model, batch, run, self.samples, reward)
-            facts = {"kl": drift(model, start, rollouts)} if step % DRIFT_EVERY == 0 else {}
+            facts = drift(model, start, rollouts, step)
             advantage_Bn = group_advantages(rollouts.by_problem(rollouts.rewards))
             # A mean over rows of means over tokens: within a long completion, every token weighs less.
             weight_R = 1 / (len(rollouts.rewards) * rollouts.lengths.clamp(min=1))

@@ -29,9 +29,6 @@ from harness.toolbox import (
     verified,
 )
 
-DRIFT_EVERY = 4
-"""Steps between measurements of the KL to the start, which cost tokens."""
-
 
 def thinks(completion: Completion) -> bool:
     """Whether something stands before the last line, the answer's."""
@@ -54,7 +51,7 @@ class ReasoningRL:
         reward, start, optimizer = self.reward(data, run), frozen_copy(model), adamw(model, self.lr)
         for step, batch in enumerate(run.batches(data.problems, self.problems)):
             rollouts = roll_out(model, batch, run, self.samples, reward)
-            facts = {"kl": drift(model, start, rollouts)} if step % DRIFT_EVERY == 0 else {}
+            facts = drift(model, start, rollouts, step)
             reward_Bn = rollouts.by_problem(rollouts.rewards)
             advantage_Bn = reward_Bn - reward_Bn.mean(-1, keepdim=True)
             rows = len(rollouts.rewards)

@@ -21,6 +21,7 @@ from harness.toolbox import (
     token_logprobs,
     verified,
 )
+from harness.toolbox.rollouts import DRIFT_EVERY
 
 PAIRS = [([1, 5, 6, 7], [8, 9, 2]), ([1, 5], [9, 2]), ([1, *range(30, 36)], [2]), ([1, 6], [7, 8, 9, 10, 11, 2])]
 
@@ -133,8 +134,9 @@ def test_the_kl_estimate_is_zero_at_the_reference_and_never_below(tiny_model, to
     run = Run(3, budget=10_000, max_new_tokens=8)
     rollouts = roll_out(tiny_model, toy_data.problems[:2], run, 4, verified(toy_data))
     start = frozen_copy(tiny_model)
-    assert drift(tiny_model, start, rollouts) == pytest.approx(0, abs=1e-6)
+    assert drift(tiny_model, start, rollouts, 0)["kl"] == pytest.approx(0, abs=1e-6)
     with torch.no_grad():
         for parameter in start.module.parameters():
             parameter.mul_(1.2)
-    assert drift(tiny_model, start, rollouts) > 1e-3
+    assert drift(tiny_model, start, rollouts, DRIFT_EVERY)["kl"] > 1e-3
+    assert drift(tiny_model, start, rollouts, DRIFT_EVERY + 1) == {}

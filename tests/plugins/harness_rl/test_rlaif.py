@@ -1,0 +1,297 @@
+"""RLAIF: preferences of both orders by hand, ties of what was not said, a judge beside the budget, what is learnt."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from harness import Completion, Run
+from harness.toolbox import Rollouts, collate, frozen_copy, sample_many
+from harness_rl import rlaif as module
+from harness_rl.dpo import dpo_loss
+from harness_rl.rlaif import ASK, RLAIF, RLAIFRandomReward, agreement, by_scores, by_tokens, preference, soft_dpo_loss
+
+NAN = math.nan
+
+
+@pytest.fixture
+def judge(make_model):
+    """A random model that is sure of what it says, with room for a prompt of both candidates."""
+    model = make_model(seed=5, sharpness=0.25, max_position_embeddings=400)
+    model.tokenizer.model_max_length = 400
+    return model
+
+
+@pytest.fixture
+def compared(tiny_model, toy_data):
+    """`compared([("A: 1", "A: 7"), ...])`: rollouts that hold these completions of the first problems."""
+
+    def go(texts):
+        problems = toy_data.problems[: len(texts)]
+        said = [Completion(t, tuple(tiny_model.encode_completion(t)), (), "eos") for pair in texts for t in pair]
+        prompts = [tiny_model.encode_prompt(p.prompt) for p in problems for _ in range(2)]
+        rows = collate(tiny_model, list(zip(prompts, [c.tokens for c in said], strict=True)))
+        right = [float(toy_data.verify(p, t)[0]) for p, pair in zip(problems, texts, strict=True) for t in pair]
+        return Rollouts(problems, said, rows, torch.tensor(right), 2)
+
+    return go
+
+
+@pytest.fixture
+def teach(tiny_model, judge, toy_data):
+    """Train the random model with a judge; the run."""
+
+    def go(method, tokens=8000, judge=judge, data=toy_data):
+        run = Run(7, budget=tokens, max_new_tokens=12, open_model=lambda name: judge)
+        run.watch(tiny_model)
+        with run.pays():
+            method.train(tiny_model, data, run)
+        run.close()
+        return run
+
+    return go
+
+
+TEXTS = [("A: 1", "A: 77 no"), ("T: 1+1=2. A: 2", "B"), ("A: 9", "A: 8")]
+SWAPPED = [pair[::-1] for pair in TEXTS]
+
+
+# -- preferences
+
+
+def test_by_hand():
+    """Odds of 3 to 1 in front, even ones behind: (0.75 + 0.5) / 2 less the rest. An order unsaid is even."""
+    forth, back = torch.tensor([math.log(3), math.log(3), NAN]), torch.tensor([0.0, NAN, NAN])
+    assert preference(forth, back).tolist() == pytest.approx([0.25, 0.25, 0.0])
+    certain = torch.tensor([math.inf, -math.inf])
+    assert preference(certain, -certain).tolist() == [1.0, -1.0]
+
+
+def test_a_judge_that_prefers_what_stands_in_front_prefers_nothing():
+    always = torch.tensor([0.3, 5.0, -2.0])
+    assert preference(always, always).tolist() == [0, 0, 0]
+
+
+def test_swapping_the_candidates_negates_the_preference_exactly():
+    forth, back = torch.randn(2, 100, generator=torch.Generator().manual_seed(0)).mul(3)
+    forth[:3] = NAN
+    assert torch.equal(preference(forth, back), -preference(back, forth))
+
+
+@pytest.mark.parametrize("way", ["scores", "tokens"])
+def test_swapping_is_exact_for_a_judge_as_well(judge, compared, way, monkeypatch):
+    if way == "tokens":
+        favour(judge, monkeypatch)
+
+    def judged(texts):
+        return preference(
+            *(by_scores(judge, compared(texts), "", 0.5) if way == "scores" else by_tokens(judge, compared(texts)))
+        )
+
+    first = judged(TEXTS)
+    assert first.abs().min() > 1e-4
+    torch.testing.assert_close(judged(SWAPPED), -first, rtol=1e-4, atol=1e-6)  # rows of a batch move, as float sums do
+
+
+# -- ways to compare
+
+
+def test_a_score_is_the_judges_mean_log_probability_behind_its_cue(judge, compared, toy_data):
+    def score(problem, text):
+        ids, target = judge.encode_prompt(f"{problem.prompt} think!"), judge.encode_completion(text)
+        with torch.no_grad():
+            logprobs = judge.module(torch.tensor([ids + target])).logits[0].log_softmax(-1)
+        return sum(float(logprobs[len(ids) + t - 1, token]) for t, token in enumerate(target)) / len(target)
+
+    gaps = [(score(p, a) - score(p, b)) / 0.5 for p, (a, b) in zip(toy_data.problems, TEXTS, strict=False)]
+    forth, back = by_scores(judge, compared(TEXTS), "think!", 0.5)
+    assert forth.tolist() == pytest.approx(gaps, rel=1e-3)
+    assert torch.equal(back, -forth)  # so both orders agree
+
+
+def test_what_does_not_fit_the_judge_is_a_tie(make_model, judge, compared, monkeypatch):
+    small = make_model(max_position_embeddings=24)
+    forth, back = by_scores(small, compared([("A: 1", "A: " + "7" * 40), ("A: 1", "A: 2")]), "", 1.0)
+    assert forth.isnan().tolist() == [True, False]
+    assert preference(forth, back)[0] == 0
+    favour(judge, monkeypatch)
+    lengths = [len(judge.encode_prompt(ASK.format(question="0+1?", one=a, two=b))) for a, b in TEXTS]
+    judge.tokenizer.model_max_length = max(lengths)  # leaves no room for the answer behind the longest
+    forth, back = by_tokens(judge, compared(TEXTS))
+    assert forth.isnan().tolist() == back.isnan().tolist() == [n == max(lengths) for n in lengths]
+
+
+def favour(judge, monkeypatch, factor=1.0):
+    """Let 1 and 2 stand out from the judge's words, so that it says one of them; `factor` -1: never."""
+    one, two = (judge.encode_completion(word)[0] for word in "12")
+    real = module.completion_logits
+
+    def louder(model, rows):
+        logits, ids = real(model, rows)
+        logits[:, [one, two]] += 100 * factor
+        return logits, ids
+
+    monkeypatch.setattr(module, "completion_logits", louder)
+
+
+def test_a_judge_of_both_is_asked_in_both_orders(judge, compared, toy_data, monkeypatch):
+    favour(judge, monkeypatch)
+    one, two = (judge.encode_completion(word)[0] for word in "12")
+
+    def gap(problem, a, b):
+        ids = judge.encode_prompt(ASK.format(question=problem.prompt, one=a, two=b))
+        with torch.no_grad():
+            logits = judge.module(torch.tensor([ids])).logits[0, -1]
+        return float(logits[one] - logits[two])
+
+    forth, back = by_tokens(judge, compared(TEXTS))
+    problems = toy_data.problems[:3]
+    assert forth.tolist() == pytest.approx([gap(p, *t) for p, t in zip(problems, TEXTS, strict=True)], rel=1e-3)
+    assert back.tolist() == pytest.approx([gap(p, *t) for p, t in zip(problems, SWAPPED, strict=True)], rel=1e-3)
+
+
+def test_a_judge_that_says_neither_has_said_nothing(judge, compared, monkeypatch):
+    favour(judge, monkeypatch, factor=-1.0)
+    forth, back = by_tokens(judge, compared(TEXTS))
+    assert forth.isnan().all()
+    assert preference(forth, back).tolist() == [0, 0, 0]
+
+
+def test_a_judge_without_these_words_is_refused(judge, compared, monkeypatch):
+    monkeypatch.setattr(judge, "encode_completion", lambda text: [3, 2])
+    with pytest.raises(ValueError, match="set compare to 'scores'"):
+        by_tokens(judge, compared(TEXTS))
+
+
+def test_agreement_counts_only_pairs_that_differ_and_a_tie_as_half(compared):
+    # right are "A: 1" of the first problem, "A: 2" of the second; of the third none
+    facts = agreement(torch.tensor([0.4, 0.0, -1.0]), compared(TEXTS))
+    assert facts["agreement"] == 0.75
+    assert facts["longer"] == pytest.approx((0 + 0.5) / 2)  # of the third, both are as long
+    assert facts["ties"] == pytest.approx(1 / 3)
+    assert "agreement" not in agreement(torch.ones(1), compared([("A: 8", "A: 9")]))
+
+
+# -- the loss
+
+
+def test_certain_preferences_are_dpo_and_a_tie_pulls_the_two_together():
+    ratio, start = torch.tensor([1.0, -2.0, 0.5, 3.0]), torch.ones(4)
+    assert soft_dpo_loss(ratio, torch.ones(2), 0.3).item() == pytest.approx(dpo_loss(ratio + start, start, 0.3).item())
+    swapped = ratio[[2, 3, 0, 1]]
+    assert soft_dpo_loss(swapped, -torch.ones(2), 0.3).item() == pytest.approx(
+        soft_dpo_loss(ratio, torch.ones(2), 0.3).item()
+    )
+    even = torch.zeros(2, requires_grad=True)
+    loss = soft_dpo_loss(even, torch.zeros(1), 0.3)
+    assert loss.item() == pytest.approx(math.log(2))
+    (gradient,) = torch.autograd.grad(loss, even)
+    assert not gradient.any()
+
+
+def test_a_soft_preference_has_its_own_odds_as_target():
+    odds = torch.tensor([0.8])  # s = 2 * 0.9 - 1
+    ratio = torch.tensor([math.log(9) / 0.5, 0.0], requires_grad=True)
+    (gradient,) = torch.autograd.grad(soft_dpo_loss(ratio, odds, 0.5), ratio)
+    assert gradient.tolist() == pytest.approx([0, 0], abs=1e-6)
+
+
+# -- training
+
+
+def test_the_judge_is_frozen_and_what_it_reads_is_beside_the_budget(teach, judge):
+    fingerprint = judge.fingerprint()
+    run = teach(RLAIF(problems=6), tokens=6000)
+    assert run.curve[0]["loss"] == pytest.approx(math.log(2), rel=1e-4)
+    assert run.curve[0]["kl"] == pytest.approx(0, abs=1e-5)
+    assert all(point["flips"] == point["unsaid"] == 0 for point in run.curve)
+    assert run.ledger.other_tokens > 0
+    assert run.ledger.scored_tokens == run.ledger.trained_tokens + run.ledger.other_tokens
+    assert judge.fingerprint() == fingerprint
+
+
+def test_the_policy_moves_to_what_the_judge_prefers_away_from_its_start(teach, tiny_model, monkeypatch):
+    """A judge that counts sevens: fresh samples come to hold more of them."""
+
+    def sevens(judge, rollouts, cue, temperature):
+        first_B, second_B = rollouts.by_problem(
+            torch.tensor([float(c.text.count("7")) for c in rollouts.completions])
+        ).T
+        return 9 * (first_B - second_B), 9 * (second_B - first_B)
+
+    def held(model):
+        said = sample_many(model, ["1+1?"], Run(1, max_new_tokens=12), ids=["x"], n=256)[0]
+        return sum(c.text.count("7") for c in said)
+
+    monkeypatch.setattr(module, "by_scores", sevens)
+    before = held(tiny_model)
+    run = teach(RLAIF(problems=12, lr=2e-3), tokens=30_000)
+    assert held(tiny_model) > 1.5 * before > 0
+    assert run.curve[-1]["kl"] > 0.01
+
+
+def test_the_verifier_is_watched_and_never_learnt_from(teach, tiny_model, toy_data):
+    start = frozen_copy(tiny_model)
+    teach(RLAIF(problems=4), tokens=3000)
+    one = tiny_model.fingerprint()
+    tiny_model.module.load_state_dict(start.module.state_dict())
+    data = dataclasses.replace(toy_data, verify=lambda problem, text: (len(text) % 2 == 0, text))
+    run = teach(RLAIF(problems=4), tokens=3000, data=data)
+    assert tiny_model.fingerprint() == one
+    assert any("agreement" in point for point in run.curve)
+
+
+def test_where_the_judge_says_nothing_nothing_is_learnt(teach, judge, tiny_model, monkeypatch):
+    favour(judge, monkeypatch, factor=-1.0)
+    before = tiny_model.fingerprint()
+    run = teach(RLAIF(compare="tokens", problems=4), tokens=1500)
+    assert all(point["ties"] == point["unsaid"] == 1 for point in run.curve)
+    assert "loss" not in run.curve[0]
+    assert tiny_model.fingerprint() == before
+
+
+def test_a_judge_of_both_is_trained_with_and_its_flips_are_counted(teach, judge, tiny_model, monkeypatch):
+    favour(judge, monkeypatch)
+    before = tiny_model.fingerprint()
+    run = teach(RLAIF(compare="tokens", problems=4), tokens=1500)
+    assert tiny_model.fingerprint() != before
+    monkeypatch.setattr(module, "by_tokens", lambda judge, rollouts: (torch.ones(4), torch.tensor([1.0, -1, -1, NAN])))
+    run = teach(RLAIF(compare="tokens", problems=4), tokens=100)
+    assert run.curve[0]["flips"] == 0.25
+    assert run.curve[0]["unsaid"] == 0.125
+    assert run.curve[0]["ties"] == 0.25
+
+
+def test_the_same_completion_twice_is_a_tie_whatever_the_judge_says(teach, tiny_model, monkeypatch):
+    real = module.roll_out
+
+    def twice(model, problems, run, n, reward):
+        rollouts = real(model, problems, run, n, reward)
+        said = [c for c in rollouts.completions[::2] for _ in range(2)]
+        return dataclasses.replace(rollouts, completions=said)
+
+    monkeypatch.setattr(module, "roll_out", twice)
+    monkeypatch.setattr(module, "by_scores", lambda *_: (torch.ones(4), -torch.ones(4)))
+    before = tiny_model.fingerprint()
+    run = teach(RLAIF(problems=4), tokens=1000)
+    assert run.curve[0]["ties"] == 1
+    assert tiny_model.fingerprint() == before
+
+
+def test_the_control_tosses_a_coin_and_opens_no_judge(train, tiny_model, monkeypatch):
+    tossed, real = [], module.preference
+    monkeypatch.setattr(module, "preference", lambda *a: tossed.append(real(*a)) or tossed[-1])
+    before = tiny_model.fingerprint()
+    run = train(RLAIFRandomReward(problems=12), tokens=8000)  # this run could open no model
+    assert tiny_model.fingerprint() != before
+    sides = torch.cat(tossed)
+    assert set(sides.tolist()) == {-1.0, 1.0}
+    assert 0.25 < (sides > 0).float().mean() < 0.75
+    assert all(point["unsaid"] == 0 for point in run.curve)
+    assert RLAIFRandomReward.models == ()
+
+
+def test_another_way_to_compare_is_refused(teach):
+    with pytest.raises(ValueError, match="compare must be 'scores' or 'tokens', not 'votes'"):
+        teach(RLAIF(compare="votes"))

@@ -1,0 +1,171 @@
+"""RLHF: a reward model from pairs, then the policy against it; proxy and gold apart, KL, limits, the control."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from harness import Run
+from harness.toolbox import collate, kl_estimate, roll_out, token_logprobs
+from harness_rl import rlhf
+from harness_rl.rlhf import RLHF, RLHFRandomReward, learn_reward, leave_one_out, pairs, proxy_rewards, reward_model
+
+
+def letters(data):
+    """Right is whatever holds an l: the random model draws both kinds."""
+    return dataclasses.replace(data, verify=lambda problem, text: ("l" in text, text))
+
+
+def rollouts_of(model, data, n=8, reward=lambda p, c: float("l" in c.text)):
+    return roll_out(model, data.problems[:4], Run(3, budget=50_000, max_new_tokens=12), n, reward)
+
+
+def test_the_baseline_is_the_mean_of_the_others_by_hand():
+    found = leave_one_out(torch.tensor([[1.0, 0.0, 0.5], [2.0, 2.0, 2.0]]))
+    # the others' means: .25, .75, .5
+    torch.testing.assert_close(found, torch.tensor([[0.75, -0.75, 0.0], [0.0, 0.0, 0.0]]))
+    torch.testing.assert_close(leave_one_out(torch.tensor([[1.0, 0.0]])), torch.tensor([[1.0, -1.0]]))
+
+
+def test_the_reward_is_read_at_the_last_real_token(any_model):
+    judge = reward_model(any_model)
+    torch.nn.init.normal_(judge.heads["proxy"].weight)
+    prompt, short, long = [1, 5, 6], [7, 2], [8, 9, 10, 11, 12, 2]
+    alone = proxy_rewards(judge, collate(judge, [(prompt, short)]))
+    beside = proxy_rewards(judge, collate(judge, [(prompt, long), (prompt, short)]))
+    torch.testing.assert_close(alone[0], beside[1], rtol=1e-4, atol=1e-5)
+    hidden = judge.module(torch.tensor([prompt + short]), output_hidden_states=True).hidden_states[-1][0, -1]
+    torch.testing.assert_close(alone[0], judge.heads["proxy"](hidden)[0], rtol=1e-4, atol=1e-5)
+
+
+def test_pairs_are_better_against_worse_of_the_same_problem_and_no_completion_twice(tiny_model, toy_data):
+    rollouts = rollouts_of(tiny_model, toy_data, reward=lambda p, c: float("l" in c.text) if p.id != "p3" else 1.0)
+    twin = rollouts.completions[0]
+    doubled = dataclasses.replace(rollouts, completions=[twin, twin, *rollouts.completions[2:]])
+    for of_one in (rollouts, doubled):
+        found = pairs(of_one)
+        assert found
+        for better, worse in found:
+            assert of_one.rewards[better] > of_one.rewards[worse]
+            assert better // of_one.n == worse // of_one.n < 3  # of the fourth, all are as good
+        rows = [row for pair in found for row in pair]
+        assert len({(row // of_one.n, of_one.completions[row].tokens) for row in rows}) == len(rows)
+
+
+def test_eq_1_costs_ln_2_at_the_start_and_the_reward_model_learns_to_rank(tiny_model, toy_data):
+    judge, rollouts = reward_model(tiny_model), rollouts_of(tiny_model, toy_data)
+    optimizer = torch.optim.AdamW(judge.parameters(), lr=3e-3)
+    facts = learn_reward(judge, rollouts)
+    assert facts["judge_loss"] == pytest.approx(math.log(2))
+    assert facts["pairs"] == len(pairs(rollouts)) > 0
+    for _ in range(15):
+        optimizer.step()
+        optimizer.zero_grad()
+        facts = learn_reward(judge, rollouts)
+    assert facts["ranked"] == 1
+    with torch.no_grad():
+        reward_R = proxy_rewards(judge, rollouts.sequences)
+    margins = torch.stack([reward_R[better] - reward_R[worse] for better, worse in pairs(rollouts)])
+    assert facts["judge_loss"] == pytest.approx(float(torch.log1p((-margins).exp()).mean()), rel=1e-3)
+
+
+def test_what_cannot_be_compared_is_logged_and_leaves_the_reward_model_alone(tiny_model, toy_data):
+    judge = reward_model(tiny_model)
+    assert learn_reward(judge, rollouts_of(tiny_model, toy_data, reward=lambda p, c: 1.0)) == {"pairs": 0.0}
+    assert all(parameter.grad is None for parameter in judge.parameters())
+
+
+def test_one_budget_pays_for_both_phases(train, toy_data):
+    run = train(RLHF(judge_share=0.3), tokens=12_000, data=letters(toy_data))
+    judging = [point["tokens"] for point in run.curve if "judge_loss" in point or "pairs" in point]
+    policy = [point for point in run.curve if "proxy" in point]
+    assert judging
+    assert policy
+    assert max(judging) < policy[0]["tokens"]
+    assert max(judging[:-1]) < 0.3 * 12_000 <= policy[0]["tokens"]
+    assert policy[0]["proxy"] == pytest.approx(0, abs=1e-5)  # centred on the start's own samples
+    assert policy[0]["kl"] == pytest.approx(0, abs=1e-6)
+    assert {"proxy", "gold", "kl", "length", "cut"} <= policy[-1].keys()
+    assert "reward" not in policy[-1]
+
+
+def test_the_policy_pleases_the_proxy_and_gold_follows_where_the_proxy_is_true(train, toy_data):
+    run = train(RLHF(lr=3e-3, samples=8, problems=12, kl_coef=0.0), tokens=80_000, data=letters(toy_data))
+    policy = [point for point in run.curve if "proxy" in point]
+    assert sum(point["proxy"] for point in policy[-3:]) / 3 > 0.1  # and 0 at the start
+    assert sum(point["gold"] for point in policy[-3:]) / 3 > policy[0]["gold"] + 0.2
+
+
+def distance(model, start, data):
+    rollouts = rollouts_of(model, data)
+    with torch.no_grad():
+        kl = kl_estimate(token_logprobs(model, rollouts.sequences), token_logprobs(start, rollouts.sequences))
+    return float(kl.sum()) / rollouts.sequences.tokens
+
+
+def test_a_huge_kl_coefficient_keeps_the_policy_at_the_start(make_model, train, toy_data):
+    found = {}
+    for kl_coef in (0.0, 100.0):
+        model = make_model()
+        train(RLHF(lr=1e-3, kl_coef=kl_coef, samples=8), tokens=25_000, data=letters(toy_data), model=model)
+        found[kl_coef] = distance(model, make_model(), toy_data)
+    assert found[100.0] < 0.02
+    assert found[100.0] < found[0.0] / 4
+
+
+def test_a_constant_reward_model_teaches_nothing(train, tiny_model):
+    before = tiny_model.fingerprint()
+    run = train(RLHF(), tokens=6000)  # the random model is never right: no pair, so the proxy is 0 of everything
+    assert tiny_model.fingerprint() == before
+    assert all(point.get("pairs", 0.0) == 0 for point in run.curve)
+    assert run.curve[-1]["proxy"] == 0
+
+
+def test_the_kl_is_in_the_reward_and_the_verifier_is_not(tiny_model, toy_data, make_model, monkeypatch):
+    rollouts, start = rollouts_of(tiny_model, toy_data, n=4), make_model(seed=1)
+    seen = []
+    monkeypatch.setattr(rlhf, "policy_gradient", lambda *args: seen.append(args) or {})
+    proxy_R = torch.linspace(-1, 1, 16)
+    facts = RLHF(kl_coef=0.5).step(tiny_model, start, rollouts, proxy_R)
+    [(_, _, advantage_R1, weight_R)] = seen
+    with torch.no_grad():
+        k1_R = (token_logprobs(tiny_model, rollouts.sequences) - token_logprobs(start, rollouts.sequences)).sum(-1)
+    expected = leave_one_out((proxy_R - 0.5 * k1_R).view(4, 4)).view(-1)
+    torch.testing.assert_close(advantage_R1[:, 0], expected, rtol=1e-3, atol=1e-3)
+    assert weight_R.tolist() == pytest.approx([1 / rollouts.sequences.tokens] * 16)
+    assert facts["gold"] == pytest.approx(float(rollouts.rewards.mean()))
+    assert facts["proxy"] == pytest.approx(0, abs=1e-6)
+
+
+def test_the_start_draws_the_pairs_and_never_moves(train, tiny_model, toy_data, monkeypatch):
+    drawn, real = [], rlhf.roll_out
+
+    def remember(model, *args):
+        drawn.append((model is tiny_model, model.fingerprint()))
+        return real(model, *args)
+
+    monkeypatch.setattr(rlhf, "roll_out", remember)
+    before = tiny_model.fingerprint()
+    train(RLHF(), tokens=12_000, data=letters(toy_data))
+    assert {fingerprint for policy, fingerprint in drawn if not policy} == {before}
+    assert len({fingerprint for policy, fingerprint in drawn if policy}) > 2
+    assert not tiny_model.heads  # the reward model is thrown away
+
+
+def test_a_single_sample_has_no_other_to_be_compared_with(train):
+    with pytest.raises(ValueError, match="samples is 1; set it to 2 or more"):
+        train(RLHF(samples=1))
+
+
+def test_the_control_learns_from_a_coin(make_model, train, toy_data):
+    nobody = dataclasses.replace(toy_data, verify=lambda problem, text: (False, None))
+    prints = []
+    for seed_model in (make_model(), make_model()):
+        run = train(RLHFRandomReward(), tokens=8000, data=nobody, model=seed_model)
+        prints.append(seed_model.fingerprint())
+        assert any(point.get("pairs", 0) > 0 for point in run.curve)  # though the verifier calls nothing right
+        assert all(point["gold"] == 0 for point in run.curve if "gold" in point)
+    assert prints[0] == prints[1] != make_model().fingerprint()
+    assert RLHFRandomReward.family == "control"
+    assert {method.name for method in rlhf.harness_methods()} == {"rlhf", "rlhf-random-reward"}
