@@ -16,12 +16,17 @@ from harness.toolbox.batching import Sequences, TokenPair
 from harness.toolbox.logprobs import hidden_states
 
 
-def scalar_head(model: Model, seed: int) -> torch.nn.Linear:
-    """A small random linear head on the model's device: its weights have a standard deviation of 1/sqrt(D + 1)."""
+def scalar_head(model: Model, seed: int | None = None) -> torch.nn.Linear:
+    """A linear head on the model's device.
+
+    Its weights are random with a standard deviation of 1/sqrt(D + 1), or without a `seed` 0: it says 0 of everything.
+    """
     width = model.size.width
     head = torch.nn.Linear(width, 1)
-    torch.nn.init.normal_(head.weight, std=(width + 1) ** -0.5, generator=torch.Generator().manual_seed(seed))
-    torch.nn.init.zeros_(head.bias)
+    for parameter in head.parameters():
+        torch.nn.init.zeros_(parameter)
+    if seed is not None:
+        torch.nn.init.normal_(head.weight, std=(width + 1) ** -0.5, generator=torch.Generator().manual_seed(seed))
     return head.to(next(model.module.parameters()).device)
 
 

@@ -104,7 +104,7 @@ class ImplicitRewardModel:
     """Reward of a log-ratio, 1/nat."""
     samples: int = 8
     """Completions drawn a problem, at temperature 1."""
-    problems: int = 16
+    problems: int = 8
     """Problems an optimiser step."""
     pairs: int = 2
     """Right completions kept a problem at most, and as many wrong ones: kept all, they would tell of the problem."""

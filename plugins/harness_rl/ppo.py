@@ -33,6 +33,7 @@ from harness.toolbox import (
     old_logprobs,
     policy_gradient,
     roll_out,
+    scalar_head,
     set_rate,
     update,
     verified,
@@ -57,8 +58,8 @@ def gae(
 
 def whiten(value_RT: torch.Tensor, mask_RT: torch.Tensor) -> torch.Tensor:
     """(R, T) of mean 0 and variance 1 over the masked tokens, 0 elsewhere; all 0 where they are equal."""
-    chosen = value_RT[mask_RT]
-    return ((value_RT - chosen.mean()) * (chosen.var(correction=0) + 1e-8).rsqrt()).masked_fill(~mask_RT, 0)
+    centred_RT = value_RT - value_RT[mask_RT].mean()
+    return (centred_RT * (centred_RT[mask_RT].square().mean() + 1e-8).rsqrt()).masked_fill(~mask_RT, 0)
 
 
 def value_loss(value_RT: torch.Tensor, old_RT: torch.Tensor, return_RT: torch.Tensor, clip: float) -> torch.Tensor:
@@ -91,10 +92,8 @@ def token_rewards(score_R: torch.Tensor, k1_RT: torch.Tensor, mask_RT: torch.Ten
 
 def new_critic(model: Model) -> Model:
     """A copy of the policy whose head says 0 of everything: a random one is long wrong by more than rewards vary."""
-    critic, head = model.clone(), torch.nn.Linear(model.size.width, 1)
-    for parameter in head.parameters():
-        torch.nn.init.zeros_(parameter)
-    critic.heads[HEAD] = head.to(next(critic.module.parameters()).device)
+    critic = model.clone()
+    critic.heads[HEAD] = scalar_head(critic)
     return critic
 
 

@@ -21,41 +21,27 @@ from harness import Model, Run, TrainingData, hookimpl
 from harness.toolbox import (
     Reward,
     Rollouts,
-    Sequences,
     adamw,
     coin,
     cosine_with_warmup,
+    final_values,
     frozen_copy,
-    hidden_states,
     kl_estimate,
     old_logprobs,
     policy_gradient,
     roll_out,
+    scalar_head,
     set_rate,
     update,
     verified,
 )
 
+HEAD = "proxy"
+
 
 def leave_one_out(reward_Bn: torch.Tensor) -> torch.Tensor:
     """(B, n) rewards minus the mean of the OTHER samples of the same problem."""
     return (reward_Bn - reward_Bn.mean(-1, keepdim=True)) * (reward_Bn.shape[1] / (reward_Bn.shape[1] - 1))
-
-
-def proxy_rewards(judge: Model, rows: Sequences) -> torch.Tensor:
-    """(R,) what the reward model says of each row, read at its LAST REAL token: what stands behind it is padding."""
-    last_RT = torch.arange(rows.input_ids.shape[1], device=rows.index.device) == rows.lengths[:, None] - 1
-    reward_R: torch.Tensor = judge.heads["proxy"](hidden_states(judge, rows, last_RT).float()).squeeze(-1)
-    return reward_R
-
-
-def reward_model(model: Model) -> Model:
-    """A copy of the policy whose head says 0 of everything: until it has seen a pair, it teaches nothing."""
-    judge, head = model.clone(), torch.nn.Linear(model.size.width, 1)
-    for parameter in head.parameters():
-        torch.nn.init.zeros_(parameter)
-    judge.heads["proxy"] = head.to(next(judge.module.parameters()).device)
-    return judge
 
 
 def pairs(rollouts: Rollouts) -> list[tuple[int, int]]:
@@ -73,7 +59,7 @@ def learn_reward(judge: Model, rollouts: Rollouts) -> dict[str, float]:
     if not found:
         return {"pairs": 0.0}
     rows = rollouts.sequences.select(torch.tensor(found, device=rollouts.rewards.device).T.flatten())
-    better_P, worse_P = proxy_rewards(judge, rows).chunk(2)
+    better_P, worse_P = final_values(judge, rows, judge.heads[HEAD]).chunk(2)
     loss = -torch.nn.functional.logsigmoid(better_P - worse_P).mean()  # Eq. (1)
     loss.backward()  # type: ignore[no-untyped-call]
     return {"pairs": float(len(found)), "judge_loss": loss.item(), "ranked": float((better_P > worse_P).float().mean())}
@@ -99,7 +85,10 @@ class RLHF:
         if self.samples <= 1:
             msg = f"rlhf: samples is {self.samples}; set it to 2 or more, as a completion is compared with the others"
             raise ValueError(msg)
-        label, start, judge, centre = self.label(data, run), frozen_copy(model), reward_model(model), None
+        label, start, judge, centre = self.label(data, run), frozen_copy(model), model.clone(), None
+        head = judge.heads[HEAD] = scalar_head(
+            judge
+        )  # it says 0 of everything: before the first pair it teaches nothing
         judge_optimizer, optimizer = adamw(judge, self.lr), adamw(model, self.lr)
         for batch in run.batches(data.problems, self.problems):
             if run.progress < self.judge_share:
@@ -109,7 +98,7 @@ class RLHF:
             else:
                 rollouts = roll_out(model, batch, run, self.samples, verified(data))  # logged, never learnt from
                 with torch.no_grad():
-                    proxy_R = proxy_rewards(judge, rollouts.sequences)
+                    proxy_R = final_values(judge, rollouts.sequences, head)
                 centre = proxy_R.mean() if centre is None else centre  # the first rollout is the start's own
                 facts = self.step(model, start, rollouts, proxy_R - centre)
                 set_rate(optimizer, self.lr * cosine_with_warmup(run, begin=self.judge_share))

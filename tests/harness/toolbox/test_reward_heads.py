@@ -18,6 +18,7 @@ def test_a_head_starts_small_and_the_same_for_a_seed(make_model):
     assert not torch.equal(heads[0].weight, heads[2].weight)
     assert 0.7 < float(torch.cat([heads[0].weight, heads[2].weight]).detach().std()) * 65**0.5 < 1.3
     assert float(heads[0].bias.detach().abs().sum()) == 0
+    assert not scalar_head(model).weight.any()  # without a seed it says 0 of everything
 
 
 def test_a_row_is_read_at_its_last_real_token(any_model):

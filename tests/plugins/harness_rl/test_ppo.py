@@ -97,6 +97,7 @@ def test_whitening_by_hand():
     torch.testing.assert_close(whiten(value, mask), expected)
     assert not whiten(torch.full((2, 3), 0.7), mask).any()  # nothing to choose between
     assert not whiten(torch.tensor([[4.0]]), torch.tensor([[True]])).any()
+    assert not whiten(value, torch.zeros(2, 3, dtype=torch.bool)).any()  # no completion fitted the context
 
 
 def test_the_value_loss_by_hand():

@@ -182,6 +182,19 @@ def test_an_undecided_head_costs_ln_2(train, stepwise_data, monkeypatch):
     assert run.curve[0]["loss"] == pytest.approx(math.log(2), rel=1e-6)
 
 
+def test_a_row_that_does_not_fit_is_counted_and_its_labels_are_left_out(train, stepwise_data, make_model):
+    long = Stepwise("long", "1+1?", ("9" * 200 + ".", "3."), (True, True))
+    fits = [row for row in stepwise_data.stepwise if row.labels == (True, False)]
+    runs = [
+        train(ProcessRewardModel(), tokens=50, data=dataclasses.replace(stepwise_data, stepwise=rows), model=model)
+        for rows, model in ((fits, make_model()), ([*fits, long], make_model()))
+    ]
+    assert [run.ledger.dropped_rows for run in runs] == [0, 1]
+    for fact in ("steps", "loss", "right"):
+        assert runs[0].curve[0][fact] == pytest.approx(runs[1].curve[0][fact], rel=1e-5)
+    assert runs[0].curve[0]["right"] == 0.5
+
+
 def test_it_learns_which_steps_are_right(train, tiny_model, stepwise_data):
     run = train(ProcessRewardModel(lr=3e-3, batch_size=8), tokens=20_000, data=stepwise_data)
     assert run.curve[-1]["accuracy"] > 0.9

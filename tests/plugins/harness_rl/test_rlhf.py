@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from harness import Run
-from harness.toolbox import collate, kl_estimate, roll_out, token_logprobs
+from harness.toolbox import final_values, kl_estimate, roll_out, scalar_head, token_logprobs
 from harness_rl import rlhf
-from harness_rl.rlhf import RLHF, RLHFRandomReward, learn_reward, leave_one_out, pairs, proxy_rewards, reward_model
+from harness_rl.rlhf import HEAD, RLHF, RLHFRandomReward, learn_reward, leave_one_out, pairs
 
 
 def letters(data):
@@ -28,15 +28,10 @@ def test_the_baseline_is_the_mean_of_the_others_by_hand():
     torch.testing.assert_close(leave_one_out(torch.tensor([[1.0, 0.0]])), torch.tensor([[1.0, -1.0]]))
 
 
-def test_the_reward_is_read_at_the_last_real_token(any_model):
-    judge = reward_model(any_model)
-    torch.nn.init.normal_(judge.heads["proxy"].weight)
-    prompt, short, long = [1, 5, 6], [7, 2], [8, 9, 10, 11, 12, 2]
-    alone = proxy_rewards(judge, collate(judge, [(prompt, short)]))
-    beside = proxy_rewards(judge, collate(judge, [(prompt, long), (prompt, short)]))
-    torch.testing.assert_close(alone[0], beside[1], rtol=1e-4, atol=1e-5)
-    hidden = judge.module(torch.tensor([prompt + short]), output_hidden_states=True).hidden_states[-1][0, -1]
-    torch.testing.assert_close(alone[0], judge.heads["proxy"](hidden)[0], rtol=1e-4, atol=1e-5)
+def judge_of(model):
+    judge = model.clone()
+    judge.heads[HEAD] = scalar_head(judge)
+    return judge
 
 
 def test_pairs_are_better_against_worse_of_the_same_problem_and_no_completion_twice(tiny_model, toy_data):
@@ -54,7 +49,7 @@ def test_pairs_are_better_against_worse_of_the_same_problem_and_no_completion_tw
 
 
 def test_eq_1_costs_ln_2_at_the_start_and_the_reward_model_learns_to_rank(tiny_model, toy_data):
-    judge, rollouts = reward_model(tiny_model), rollouts_of(tiny_model, toy_data)
+    judge, rollouts = judge_of(tiny_model), rollouts_of(tiny_model, toy_data)
     optimizer = torch.optim.AdamW(judge.parameters(), lr=3e-3)
     facts = learn_reward(judge, rollouts)
     assert facts["judge_loss"] == pytest.approx(math.log(2))
@@ -65,13 +60,13 @@ def test_eq_1_costs_ln_2_at_the_start_and_the_reward_model_learns_to_rank(tiny_m
         facts = learn_reward(judge, rollouts)
     assert facts["ranked"] == 1
     with torch.no_grad():
-        reward_R = proxy_rewards(judge, rollouts.sequences)
+        reward_R = final_values(judge, rollouts.sequences, judge.heads[HEAD])
     margins = torch.stack([reward_R[better] - reward_R[worse] for better, worse in pairs(rollouts)])
     assert facts["judge_loss"] == pytest.approx(float(torch.log1p((-margins).exp()).mean()), rel=1e-3)
 
 
 def test_what_cannot_be_compared_is_logged_and_leaves_the_reward_model_alone(tiny_model, toy_data):
-    judge = reward_model(tiny_model)
+    judge = judge_of(tiny_model)
     assert learn_reward(judge, rollouts_of(tiny_model, toy_data, reward=lambda p, c: 1.0)) == {"pairs": 0.0}
     assert all(parameter.grad is None for parameter in judge.parameters())
 
