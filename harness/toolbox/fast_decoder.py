@@ -170,7 +170,8 @@ class RowCache:
 @torch.inference_mode()
 def decode(module: nn.Module, prompts: Sequence[Sequence[int]], rows: Rows) -> None:
     """Draw `rows`, which must be sorted by prompt and name every one of `prompts`, to their ends."""
-    width = max(len(prompts[row.prompt]) + row.limit for row in rows.rows)
+    # Rows that have ended are fed on until they are dropped: behind the longest prompt, to the largest limit.
+    width = max(map(len, prompts)) + max(row.limit for row in rows.rows)
     decoder = FastDecoder(module, width)
     logits_GV, prompt = decoder.prefill(prompts)
     group_A = torch.tensor([row.prompt for row in rows.rows], device=logits_GV.device)

@@ -73,7 +73,7 @@ class LoRA:
     family: ClassVar[str] = "fine-tuning"
     r: int = 8
     """Rank of each change."""
-    alpha: int = 16
+    alpha: int = 64
     """The change is scaled by alpha / sqrt(r), so that another rank needs no other learning rate."""
     rslora: bool = True
     """`false` scales by alpha / r, as the first paper does: the higher the rank, the slower each pair learns."""
@@ -81,7 +81,7 @@ class LoRA:
     """`all`, or last names of the layers to change; `q_proj,v_proj` is the paper's choice."""
     merge: bool = True
     """Add the changes to the weights before answering; `false` keeps them beside, which costs time."""
-    lr: float = 1e-3
+    lr: float = 4e-4
     """Peak learning rate of AdamW; goes with the scale: without `rslora` it wants several times as much."""
     batch_size: int = 16
     """Examples an optimiser step."""

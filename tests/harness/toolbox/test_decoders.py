@@ -102,6 +102,15 @@ def test_weights_are_read_anew_each_time(tiny_model):
     assert after[0][0].tokens == by_generate(tiny_model, requests[0].prompt_ids, 24)
 
 
+def test_a_long_prompt_that_ends_soon_beside_short_ones_that_go_on(tiny_model):
+    """Its rows are fed on until they are dropped, beyond where they alone would have ended."""
+    long = SampleRequest((1, *[9] * 60), (1, 2, 3, 4), 1.0, 4)
+    short = SampleRequest((1, 9), tuple(range(12)), 1.0, 40)
+    together = draw(tiny_model, [long, short])
+    for drawn, request in zip(together, (long, short), strict=True):
+        assert [row.tokens for row in drawn] == [row.tokens for row in draw(tiny_model, [request])[0]]
+
+
 def test_sampling_leaves_no_gradient_and_no_inference_tensor(tiny_model):
     draw(tiny_model, requests_for(tiny_model, temperature=1.0))
     loss = tiny_model.module(input_ids=torch.tensor([[1, 2, 3]])).logits.sum()
