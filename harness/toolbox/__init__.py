@@ -19,7 +19,7 @@ from harness.toolbox.batching import (
     whole_pairs,
 )
 from harness.toolbox.exchange import Exchange, Result
-from harness.toolbox.logprobs import completion_logprob, hidden_states, token_logprobs
+from harness.toolbox.logprobs import completion_logits, completion_logprob, hidden_states, token_logprobs
 from harness.toolbox.reward_heads import final_values, ranked_pairs, scalar_head
 from harness.toolbox.rollouts import (
     Reward,
@@ -64,6 +64,7 @@ __all__ = [
     "coin",
     "collate",
     "collate_masked",
+    "completion_logits",
     "completion_logprob",
     "completion_loss",
     "cosine_with_warmup",

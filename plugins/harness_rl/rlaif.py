@@ -28,6 +28,7 @@ from harness.toolbox import (
     adamw,
     coin,
     collate,
+    completion_logits,
     completion_logprob,
     cosine_with_warmup,
     descend,
@@ -37,7 +38,6 @@ from harness.toolbox import (
     set_rate,
     verified,
 )
-from harness.toolbox.logprobs import completion_logits
 
 Judge = Callable[[Rollouts], tuple[torch.Tensor, torch.Tensor]]
 """(B,) logit of `the one in front is better`, with the first completion in front and with the second; NaN: not said."""

@@ -20,8 +20,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from harness import Model, Run, TrainingData, hookimpl
-from harness.toolbox import Reward, Sequences, coin, linear_layers, roll_out, verified
-from harness.toolbox.logprobs import completion_logits
+from harness.toolbox import Reward, Sequences, coin, completion_logits, linear_layers, roll_out, verified
 
 BACKTRACK, TRIES = 0.8, 10
 """The line search: what each try leaves of the step, and how many there are at most."""
