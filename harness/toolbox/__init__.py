@@ -34,6 +34,7 @@ from harness.toolbox.rollouts import (
     verified,
 )
 from harness.toolbox.sampling import SampleRequest, charge, draw, sample, sample_many
+from harness.toolbox.steps import step_ends
 from harness.toolbox.supervised import fine_tune, worked_examples, worked_target
 from harness.toolbox.teaching import divergence_loss, open_teacher
 from harness.toolbox.training import (
@@ -94,6 +95,7 @@ __all__ = [
     "sample_many",
     "scalar_head",
     "set_rate",
+    "step_ends",
     "token_logprobs",
     "update",
     "verified",

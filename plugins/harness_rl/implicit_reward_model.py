@@ -11,8 +11,6 @@ Shapes: B pairs, R = 2B rows, T tokens, W weights. Left out: the pairwise losses
 
 from __future__ import annotations
 
-import re
-from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -32,23 +30,17 @@ from harness.toolbox import (
     ranked_pairs,
     sample_many,
     set_rate,
+    step_ends,
     token_logprobs,
     update,
 )
 
 HEAD = "start"
-STEP = re.compile(r"\S.*?(?:[.!?](?=\s)|(?=\s*$))", re.MULTILINE)
-"""A step: up to a full stop, or to the end of a line."""
 
 
-def step_ends(model: Model, tokens: Sequence[int]) -> list[int]:
+def whole_steps(model: Model, tokens: Sequence[int]) -> list[int]:
     """How many tokens reach to the end of each step; the last step takes all that are left, `eos` above all."""
-    text, found = model.decode(tokens), [0]
-    for step in STEP.finditer(text):
-        end = bisect_left(range(len(tokens)), step.end(), key=lambda count: len(model.decode(tokens[:count])))
-        end -= bool(model.decode(tokens[:end])[step.end() :].strip())  # a token of two steps is the next one's
-        found += [end] if end > found[-1] else []
-    return [*found[1:-1], len(tokens)]
+    return [*step_ends(model, tokens)[:-1], len(tokens)]
 
 
 def weights_of(model: Model) -> list[torch.nn.Parameter]:
@@ -134,7 +126,7 @@ class ImplicitRewardModel:
         reward_RT, scores = token_rewards(model, kept_start(model), rows, self.beta), []
         for completion, reward_T, mask_T in zip(completions, reward_RT, rows.completion_mask, strict=True):
             reward_t = reward_T[mask_T]
-            steps = [reward_t[a:b].sum().item() for a, b in pairwise([0, *step_ends(model, completion.tokens)])]
+            steps = [reward_t[a:b].sum().item() for a, b in pairwise([0, *whole_steps(model, completion.tokens)])]
             scores.append(Scores(reward_t.sum().item(), tuple(steps)))
         return scores
 

@@ -11,7 +11,6 @@ comes after the last step and of which checked labels say nothing.
 from __future__ import annotations
 
 import re
-from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -36,11 +35,10 @@ from harness.toolbox import (
     sample_many,
     scalar_head,
     set_rate,
+    step_ends,
 )
 
 HEAD = "process"
-STEP = re.compile(r"\S.*?(?:[.!?](?=\s)|(?=\s*$))", re.MULTILINE)
-"""A step: up to a full stop, or to the end of a line."""
 ANSWER = re.compile(r"^A:", re.MULTILINE)
 AGGREGATES: dict[str, Callable[[torch.Tensor], torch.Tensor]]
 AGGREGATES = {"min": torch.min, "product": torch.prod, "last": lambda chance_k: chance_k[-1], "mean": torch.mean}
@@ -48,17 +46,9 @@ Draft = tuple[TokenPair, Sequence[int], Sequence[float]]
 """(prompt and completion, how many of its tokens reach to the end of each step, how right it is there)"""
 
 
-def step_ends(model: Model, tokens: Sequence[int]) -> list[int]:
-    """How many tokens reach to the end of each step, those before the answer line.
-
-    A token that holds an end with words behind it is left to the next step, as it tells what comes.
-    """
-    text, found = model.decode(tokens), [0]
-    for step in STEP.finditer(ANSWER.split(text, 1)[0]):
-        end = bisect_left(range(len(tokens)), step.end(), key=lambda count: len(model.decode(tokens[:count])))
-        end -= bool(model.decode(tokens[:end])[step.end() :].strip())
-        found += [end] if end > found[-1] else []
-    return found[1:]
+def judged_ends(model: Model, tokens: Sequence[int]) -> list[int]:
+    """How many tokens reach to the end of each step, of those before the answer line."""
+    return step_ends(model, tokens, upto=len(ANSWER.split(model.decode(tokens), 1)[0]))
 
 
 def marked(model: Model, pairs: Sequence[TokenPair], ends: Sequence[Sequence[int]]) -> Sequences:
@@ -126,7 +116,7 @@ class ProcessRewardModel:
         """A row as a completion; its steps must end where those of a completion to be scored will."""
         steps = [self.lead * (k == 0) + text for k, text in enumerate(row.completions)]
         tokens = model.encode_completion(" ".join(steps))
-        ends = step_ends(model, tokens)
+        ends = judged_ends(model, tokens)
         read = [model.decode(tokens[a:b]).strip() for a, b in pairwise([0, *ends])]
         if read != [text.strip() for text in steps]:
             msg = f"row {row.id}: a step must end with its sentence or line, but {steps} are read as {read}"
@@ -137,7 +127,7 @@ class ProcessRewardModel:
         """The start's own solutions. Math-Shepherd's soft label: the share of rollouts from a step that end right."""
         drawn = sample_many(start, [p.prompt for p in batch], run, ids=[p.id for p in batch], n=1)
         pairs = [(start.encode_prompt(p.prompt), c.tokens) for p, [c] in zip(batch, drawn, strict=True)]
-        ends = [step_ends(start, tokens) for _, tokens in pairs]
+        ends = [judged_ends(start, tokens) for _, tokens in pairs]
         places = [(row, pairs[row][1][:end]) for row, counts in enumerate(ends) for end in counts]
         requests = [
             SampleRequest((*pairs[row][0], *prefix), seeds, max_new_tokens=run.max_new_tokens)
@@ -155,7 +145,7 @@ class ProcessRewardModel:
     def score(self, model: Model, prompt: Prompt, completions: Sequence[Completion], run: Run) -> list[Scores]:
         del run  # the meter sees the forward pass by itself
         pairs = [(model.encode_prompt(prompt), completion.tokens) for completion in completions]
-        rows = marked(model, pairs, [step_ends(model, tokens) for _, tokens in pairs])
+        rows = marked(model, pairs, [judged_ends(model, tokens) for _, tokens in pairs])
         chance_K, counts = step_logits(model, rows).sigmoid(), rows.completion_mask.sum(-1).tolist()
         chances, whole = torch.split(chance_K, counts), AGGREGATES[self.aggregate]
         return [

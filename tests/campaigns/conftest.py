@@ -21,14 +21,18 @@ class Campaign:
     """Right answers by pipeline, each (P, S) over problems and seeds, and the records and rows behind them."""
 
     correct: dict[str, np.ndarray]
+    sampled: dict[str, np.ndarray]
+    """The same of one sample at temperature 1, where one was drawn."""
     records: list[dict]
     rows: dict[str, dict]
 
-    def shows(self, better: str, worse: str, least: int = 500) -> None:
+    def shows(self, better: str, worse: str, *, sampled: bool = False, least: int = 500) -> None:
         """Print the paired difference of two pipelines, and hold the first to be better at p < .05."""
-        found = paired(self.correct[better], self.correct[worse])
-        problems, seeds = self.correct[better].shape
-        print(f"\n{better} {self.correct[better].mean():.3f} - {worse} {self.correct[worse].mean():.3f}: "
+        right = self.sampled if sampled else self.correct
+        found = paired(right[better], right[worse])
+        problems, seeds = right[better].shape
+        print(f"\n{better} {right[better].mean():.3f} - {worse} {right[worse].mean():.3f}"
+              f"{', one sample at T=1' if sampled else ''}: "
               f"{100 * found.delta:+.1f} points ({100 * found.low:+.1f} to {100 * found.high:+.1f}), "
               f"p = {found.p:.2g}, {problems} problems x {seeds} seeds")  # fmt: skip
         assert problems >= least
@@ -40,19 +44,23 @@ class Campaign:
 def campaign(request):
     """Run pipelines on a dataset, or go on with what `results/campaign` holds."""
 
-    def go(dataset, *runs):
-        folder = request.config.rootpath / "results" / "campaign" / dataset
+    def go(dataset, *runs, tokens=None):
+        folder = request.config.rootpath / "results" / "campaign" / (f"{dataset}-{tokens}" if tokens else dataset)
+        budget = ["--train-tokens", str(tokens)] if tokens else []
         for arguments in runs:
-            command = [sys.executable, "-m", "harness.cli", "run", "--dataset", dataset, *arguments]
+            command = [sys.executable, "-m", "harness.cli", "run", "--dataset", dataset, *arguments, *budget]
             subprocess.run([*command, "--seeds", "0,1,2", "--out", str(folder)], check=True, timeout=7200)
         wanted = set(json.loads((folder / "board.json").read_text(encoding="utf-8"))["cells"].values())
         records = [r for r in Store(folder).records("answers") if r["key"] in wanted]  # not those of other settings
-        correct = {}
+        correct, sampled = {}, {}
         for pipeline in {r["spec"]["pipeline"] for r in records}:
             of_seed = {r["spec"]["seed"]: r for r in records if r["spec"]["pipeline"] == pipeline}
             if set(SEEDS) <= set(of_seed):  # the folder may hold more, run by hand
-                correct[pipeline] = np.array([[a["correct"] for a in of_seed[seed]["answers"]] for seed in SEEDS]).T
+                answers = [of_seed[seed]["answers"] for seed in SEEDS]
+                correct[pipeline] = np.array([[a["correct"] for a in of_one] for of_one in answers]).T
+                if all(a["sampled_correct"] is not None for of_one in answers for a in of_one):
+                    sampled[pipeline] = np.array([[a["sampled_correct"] for a in of_one] for of_one in answers]).T
         board = json.loads((folder / "accuracy.json").read_text(encoding="utf-8"))["rows"]
-        return Campaign(correct, records, {row["pipeline"]: row for row in board})
+        return Campaign(correct, sampled, records, {row["pipeline"]: row for row in board})
 
     return go

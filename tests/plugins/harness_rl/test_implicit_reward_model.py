@@ -16,8 +16,8 @@ from harness_rl.implicit_reward_model import (
     keep_start,
     kept_start,
     learn,
-    step_ends,
     token_rewards,
+    whole_steps,
 )
 
 TEXT = "T: 10+12=22. 22/2=11.\nA: 11"
@@ -97,7 +97,7 @@ def test_whatever_is_said_the_steps_add_up(judge, text):
         said = completion(judge, text, eos=eos)
         [score] = scores(judge, said)
         assert sum(score.steps) == pytest.approx(score.total, abs=1e-6)
-        assert step_ends(judge, said.tokens)[-1] == len(said.tokens)
+        assert whole_steps(judge, said.tokens)[-1] == len(said.tokens)
 
 
 def test_later_steps_change_nothing_and_nor_do_other_rows(judge):
@@ -108,18 +108,6 @@ def test_later_steps_change_nothing_and_nor_do_other_rows(judge):
     for count, prefix in enumerate(prefixes, 1):
         assert prefix.steps == pytest.approx(full.steps[:count], abs=1e-6)
     assert scores(judge, cuts[0])[0].steps == pytest.approx(prefixes[0].steps, abs=1e-6)
-
-
-class Words:
-    """Texts as tokens."""
-
-    def decode(self, tokens):
-        return "".join(tokens)
-
-
-def test_a_token_of_two_steps_is_the_next_ones():
-    assert step_ends(Words(), ["T: 1", ".\n", "2", ".", ""]) == [2, 5]
-    assert step_ends(Words(), ["T: ", "1", ". 2", ".", ""]) == [2, 5]
 
 
 # -- the reference in the checkpoint

@@ -15,7 +15,7 @@ from harness.builtin.causal_lm import CausalLM
 from harness.builtin.devices import Cpu
 from harness.toolbox import scalar_head
 from harness_rl import process_reward_model as module
-from harness_rl.process_reward_model import HEAD, ProcessRewardModel, marked, step_ends, step_logits
+from harness_rl.process_reward_model import HEAD, ProcessRewardModel, judged_ends, marked, step_logits
 
 TEXT = "T: 10+12=22. 22/2=11.\nA: 11"
 
@@ -63,25 +63,11 @@ def scores(model, *completions, **options):
 )
 def test_steps_end_with_their_sentence_or_line(tiny_model, text, read):
     tokens = tiny_model.encode_completion(text)
-    ends = step_ends(tiny_model, tokens)
+    ends = judged_ends(tiny_model, tokens)
     assert [tiny_model.decode(tokens[a:b]).strip() for a, b in zip([0, *ends], ends, strict=False)] == read
 
 
-class Words:
-    """A tokenizer that merges across steps: every text is one token of a table."""
-
-    def decode(self, tokens):
-        return "".join(tokens)
-
-
-def test_a_token_that_begins_the_next_step_is_not_read():
-    """`.\\n` ends a step all the same; `. 2` would tell what comes, so the token before it is read."""
-    assert step_ends(Words(), ["T: 1", ".\n", "2", "."]) == [2, 4]
-    assert step_ends(Words(), ["T: ", "1", ". 2", "."]) == [2, 4]
-    assert step_ends(Words(), ["1. 2. 3", "."]) == [2]  # no token is the end of two steps
-
-
-def test_every_row_of_the_embedded_world_has_as_many_step_ends_as_labels():
+def test_every_row_of_the_embedded_world_has_as_many_judged_ends_as_labels():
     model = CausalLM.load(files("harness_world") / "base", Cpu())
     lines = (files("harness_world") / "files" / "stepwise.jsonl").read_text(encoding="utf-8").splitlines()
     for said in map(json.loads, lines[::8]):
@@ -93,7 +79,7 @@ def test_every_row_of_the_embedded_world_has_as_many_step_ends_as_labels():
 
 def test_the_marks_follow_a_prompt_that_was_cut_and_leave_out_a_row_that_does_not_fit(judge):
     prompt, tokens = judge.encode_prompt("1" * 120), judge.encode_completion(TEXT)
-    rows = marked(judge, [(prompt, tokens), (prompt, [9] * 200)], [step_ends(judge, tokens), [5]])
+    rows = marked(judge, [(prompt, tokens), (prompt, [9] * 200)], [judged_ends(judge, tokens), [5]])
     assert rows.shortened == rows.dropped == 1
     assert rows.completion_mask.sum(-1).tolist() == [2, 0]
     [columns] = rows.completion_mask[0].nonzero(as_tuple=True)

@@ -1,0 +1,40 @@
+"""Where steps end: with a sentence or a line, never in a token that already tells of the next step."""
+
+import pytest
+
+from harness.toolbox import step_ends
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("1+2=3. 3+4=7.", ["1+2=3.", "3+4=7."]),
+        ("1.5 is half of 3! Is it? Yes", ["1.5 is half of 3!", "Is it?", "Yes"]),
+        ("one\n\ntwo. three", ["one", "two.", "three"]),
+        ("", []),
+        (" \n", []),
+    ],
+)
+def test_steps_end_with_their_sentence_or_line(tiny_model, text, read):
+    tokens = tiny_model.encode_completion(text)
+    ends = step_ends(tiny_model, tokens)
+    assert [tiny_model.decode(tokens[a:b]).strip() for a, b in zip([0, *ends], ends, strict=False)] == read
+
+
+def test_only_a_part_is_looked_at(tiny_model):
+    tokens = tiny_model.encode_completion("1. 2. 3.")
+    assert step_ends(tiny_model, tokens, upto=5) == step_ends(tiny_model, tokens)[:2]
+
+
+class Words:
+    """A tokenizer that merges across steps: every text is one token of a table."""
+
+    def decode(self, tokens):
+        return "".join(tokens)
+
+
+def test_a_token_that_begins_the_next_step_is_not_read():
+    """`.\\n` ends a step all the same; `. 2` would tell what comes, so the token before it is read."""
+    assert step_ends(Words(), ["T: 1", ".\n", "2", "."]) == [2, 4]
+    assert step_ends(Words(), ["T: ", "1", ". 2", "."]) == [2, 4]
+    assert step_ends(Words(), ["1. 2. 3", "."]) == [2]  # no token is the end of two steps
