@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from harness import cell
 from harness import registry as registries
 from harness.bench import Bench, Desk
 from harness.builtin.causal_lm import CausalLM
@@ -138,6 +139,15 @@ def test_timing_holds_every_repeat_and_greedy_beside_it(finished):
     vote = record(finished, "base + self-consistency(samples=4, temperature=1.0)", "timing")
     assert len(vote["latency_s"]) == len(vote["greedy_latency_s"]) == 6
     assert not set(vote["latency_s"]) & set(vote["greedy_latency_s"])
+
+
+def test_a_general_loss_is_measured_once_for_the_same_weights_and_data(tiny_model, toy_data, monkeypatch):
+    monkeypatch.setattr(cell, "GENERAL_LOSSES", {})
+    measured = []
+    monkeypatch.setattr(cell, "loss_on", lambda model, texts: measured.append(texts) or float(len(measured)))
+    asked = [("a", "world"), ("a", "world"), ("b", "world"), ("a", "money"), ("b", "world")]
+    assert [cell.general_loss(tiny_model, *key, toy_data) for key in asked] == [1, 1, 2, 3, 2]
+    assert len(measured) == 3
 
 
 def test_the_same_job_gives_the_same_facts(finished, tmp_path):
