@@ -72,7 +72,7 @@ class RLHF:
     after: ClassVar[tuple[str, ...]] = ("cot-sft",)
     judge_share: float = 0.4
     """Share of the budget that goes into the reward model, its samples included; the policy has the problems behind."""
-    problems: int = 4
+    problems: int = 16
     """Problems an optimiser step, of the reward model and of the policy."""
     samples: int = 4
     """Completions a problem, at temperature 1; few, so that no problem gives many more pairs than another."""

@@ -103,7 +103,7 @@ def test_a_huge_kl_coefficient_keeps_the_policy_at_the_start(make_model, train, 
     found = {}
     for kl_coef in (0.0, 100.0):
         model = make_model()
-        train(RLHF(lr=1e-3, kl_coef=kl_coef, samples=8), tokens=25_000, data=letters(toy_data), model=model)
+        train(RLHF(problems=4, lr=1e-3, kl_coef=kl_coef, samples=8), tokens=25_000, data=letters(toy_data), model=model)
         found[kl_coef] = distance(model, make_model(), toy_data)
     assert found[100.0] < 0.02
     assert found[100.0] < found[0.0] / 4
@@ -142,7 +142,7 @@ def test_the_start_draws_the_pairs_and_never_moves(train, tiny_model, toy_data, 
 
     monkeypatch.setattr(rlhf, "roll_out", remember)
     before = tiny_model.fingerprint()
-    train(RLHF(), tokens=12_000, data=letters(toy_data))
+    train(RLHF(problems=4), tokens=12_000, data=letters(toy_data))
     assert {fingerprint for policy, fingerprint in drawn if not policy} == {before}
     assert len({fingerprint for policy, fingerprint in drawn if policy}) > 2
     assert not tiny_model.heads  # the reward model is thrown away
