@@ -8,6 +8,7 @@ import torch
 from harness import Completion, Pair, Run
 from harness.toolbox import Rollouts, collate, encode_pairs
 from harness_rl import r1_pipeline as module
+from harness_rl.grpo import GRPO
 from harness_rl.r1_pipeline import R1Pipeline, R1PipelineRandomReward, until
 
 METHOD = R1Pipeline(problems=4, samples=8, most=2, batch_size=4, sft_lr=3e-3)
@@ -17,7 +18,8 @@ SHARES = {1: (0, 0.2), 2: (0.2, 0.5), 3: (0.6, 0.7), 4: (0.75, 0.8), 5: (0.9, 1.
 @pytest.fixture(autouse=True)
 def seven(monkeypatch):
     """A reward that a random model earns now and then."""
-    monkeypatch.setattr(module, "verified", lambda _: lambda problem, completion: float("7" in completion.text))
+    for path in ("harness_rl.r1_pipeline.verified", "harness_rl.grpo.verified"):
+        monkeypatch.setattr(path, lambda _: lambda problem, completion: float("7" in completion.text))
 
 
 def test_every_stage_has_its_share_of_one_budget_in_order(train):
@@ -129,6 +131,37 @@ def test_the_bonus_is_added_to_the_reward(monkeypatch, tiny_model, toy_data):
     assert not given[0].any()
     assert (given[1].view(2, 8)[:, 1::2] > 0).all()
     assert given[1].view(2, 8).sum(-1) == pytest.approx([0, 0], abs=1e-5)
+
+
+def test_the_judge_speaks_in_the_second_reinforcement_alone(train, monkeypatch):
+    said, real = [], R1Pipeline.reinforce
+
+    def reinforce(self, *settings, **named):
+        said.append(named.get("bonus"))
+        real(self, *settings, **named)
+
+    monkeypatch.setattr(R1Pipeline, "reinforce", reinforce)
+    monkeypatch.setattr(R1Pipeline, "preference", lambda *_: module.free)
+    train(METHOD, tokens=30_000)
+    assert said == [None, module.free]
+
+
+def test_reinforcement_is_a_step_of_grpo(make_model, toy_data):
+    """Bit for bit, where the budget is one step's, so that both have the same rate; completions differ in length."""
+    settings, prints = {"problems": 4, "samples": 8, "lr": 1e-2}, []
+
+    def reinforce(model, data, run):
+        batches, span = run.batches(data.problems, 4), (0.0, 1.0)
+        R1Pipeline(**settings).reinforce(model, module.verified(data), batches, run, span, stage=2)
+
+    for work in (GRPO(**settings).train, reinforce):
+        model, run = make_model(), Run(7, budget=1, max_new_tokens=90)
+        run.watch(model)
+        work(model, toy_data, run)
+        run.close()
+        prints.append(model.fingerprint())
+        assert run.curve[0]["cut"] < 0.9
+    assert prints[0] == prints[1] != make_model().fingerprint()
 
 
 @pytest.mark.parametrize(
