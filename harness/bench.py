@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,15 @@ from harness.toolbox.sampling import SampleRequest, charge, draw
 Progress = Callable[[dict[str, Any]], None]
 WIDTH = 512
 """Questions answered side by side."""
+
+
+def timed(device: Device, work: Callable[[], object]) -> float:
+    """Seconds that `work` takes, the device synchronised on both sides."""
+    device.synchronize()
+    started = time.perf_counter()
+    work()
+    device.synchronize()
+    return time.perf_counter() - started
 
 
 @dataclass
@@ -94,6 +104,10 @@ class Desk:
     scorer: Any
     judge: Model
     shared: SharedSamples | None = None
+    score_s: float = 0.0
+    """Seconds in which the scorer worked."""
+    scored: int = 0
+    """Completions that it judged in them."""
 
     @classmethod
     def open(cls, bench: Bench, part: Mapping[str, Any]) -> Desk:
@@ -121,13 +135,18 @@ class Desk:
 
     def score(self, payloads: list[tuple[Run, str, list[Completion]]]) -> list[Any]:
         """Ask the scorer; what its model reads is booked on the question that asked."""
+        if self.scorer is None:
+            msg = "this pipeline has no scorer"
+            raise LookupError(msg)
         results = []
-        for run, prompt, completions in payloads:
-            if self.scorer is None:
-                msg = "this pipeline has no scorer"
-                raise LookupError(msg)
-            with run.pays():
-                results.append(self.scorer.score(self.judge, prompt, completions, run))
+
+        def ask() -> None:
+            for run, prompt, completions in payloads:
+                with run.pays():
+                    results.append(self.scorer.score(self.judge, prompt, completions, run))
+
+        self.score_s += timed(self.bench.device, ask)
+        self.scored += sum(len(completions) for _, _, completions in payloads)
         return results
 
     def run_for(self, problem: Problem) -> Run:

@@ -19,7 +19,7 @@ from harness.contracts import Metric
 from harness.entries import Cell, Entry, Row, answer_cells, entries_of, grouped, status_of, timing_cells
 from harness.statistics import accuracy_interval, holm, paired, percentile, rank_ranges
 from harness.store import Store
-from harness.tables import ACCURACY, COST, FIGURES, LATENCY, render, write_boards
+from harness.tables import ACCURACY, COST, FIGURES, LATENCY, VERDICTS, VERIFIERS, render, write_boards
 
 __all__ = ["make_boards", "render", "write_boards"]
 
@@ -27,7 +27,7 @@ __all__ = ["make_boards", "render", "write_boards"]
 def make_boards(
     store_folder: str | Path, metrics: Sequence[Metric], keys: Container[str] | None = None
 ) -> dict[str, list[Row]]:
-    """Rows of the `accuracy` and the `latency` board from the records of a results folder, or from those in `keys`.
+    """Rows of boards `accuracy`, `latency` and `verifiers`, from all records of a results folder or those in `keys`.
 
     Raises:
         StoreError: a record is torn, foreign, or lacks what a board needs.
@@ -39,7 +39,11 @@ def make_boards(
     tested = [entry.row for entry in entries if entry.row["p_adjusted"] is not None]
     for row, p in zip(tested, holm([row["p_adjusted"] for row in tested]), strict=True):
         row["p_adjusted"] = p
-    return {"accuracy": [entry.row for entry in entries], "latency": _latency_rows(entries, timings)}
+    return {
+        "accuracy": [entry.row for entry in entries],
+        "latency": _latency_rows(entries, timings),
+        "verifiers": _verifier_rows(entries, timings),
+    }
 
 
 def _ranked(cells: Sequence[Cell], columns: Sequence[str]) -> list[Entry]:
@@ -188,3 +192,29 @@ def _add_break_even(rows: Sequence[Row]) -> None:
             if saved > 0:
                 questions = (row["train_s"] - float(train[rival])) / saved
                 row["break_even_questions"] = math.ceil(questions * (1 - 1e-12))  # 100.00000000000001 is 100
+
+
+# -- verifiers
+
+
+def _verifier_rows(entries: Sequence[Entry], timings: Sequence[Cell]) -> list[Row]:
+    """One row for each pipeline with a scorer, those that rank best within a problem first."""
+    timed: defaultdict[tuple[str, ...], list[Mapping[str, Any]]] = defaultdict(list)
+    for cell in timings:
+        timed[cell.identity].append(cell.timing)
+    rows = [_verifier_row(entry, timed[entry.any.identity]) for entry in entries if entry.any.spec.get("scorer")]
+    return sorted(rows, key=lambda r: (r["model"], r["dataset"], -(r["within_problem_auc"] or 0.0), r["pipeline"]))
+
+
+def _verifier_row(entry: Entry, timings: Sequence[Mapping[str, Any]]) -> Row:
+    scored = math.fsum(timing.get("scored") or 0 for timing in timings)
+    seconds = math.fsum(timing.get("score_s") or 0.0 for timing in timings)
+    spec = entry.any.spec
+    return {
+        **dict.fromkeys(VERIFIERS),
+        **{name: entry.row[name] for name in VERIFIERS if name in entry.row},
+        **{name: entry.figure(name) for name in (*VERDICTS, "train_s", "train_tokens")},
+        "scorer": spec["scorer"],
+        "policy": spec.get("start"),
+        "s_per_1000": 1000 * seconds / scored if scored else None,
+    }

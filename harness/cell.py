@@ -9,22 +9,19 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
-from harness.bench import Bench, Desk, Progress
+from harness.bench import Bench, Desk, Progress, timed
 from harness.builtin.devices import arithmetic_for
-from harness.contracts import VIEWS, Answer, Dataset, Device, Model, Problem, TrainingData
+from harness.contracts import VIEWS, Answer, Model, Problem, TrainingData
 from harness.meter import DivergedError, Run, uncounted
 from harness.plan import SCHEMA
+from harness.records import fact, heading, is_right, training_facts
 from harness.rows import DataError
 from harness.samples import SharedSamples
+from harness.timing import time_answers
 from harness.toolbox import completion_loss
-
-TIMED_QUESTIONS = 16
-THROUGHPUT_QUESTIONS = 32
-WARM_UP_QUESTIONS = 2
 
 
 def execute(spec: dict[str, Any], progress: Progress) -> dict[str, Any]:
@@ -199,129 +196,6 @@ class Tally:
                 self.right.append(is_right(dataset, problem, answer, upper_bound=upper_bound))
         self.seen = len(done)
         self.progress({"progress": len(done) / len(self.work), "accuracy": sum(self.right) / len(self.right)})
-
-
-def is_right(dataset: Dataset, problem: Problem, answer: Answer, *, upper_bound: bool) -> bool:
-    """Whether the answer is right, or for an upper bound any of its completions."""
-    texts = [completion.text for completion in answer.completions] if upper_bound else [answer.text]
-    return any(dataset.verify(problem, text)[0] for text in texts)
-
-
-def fact(
-    dataset: Dataset, problem: Problem, answered: tuple[Answer, Run], single: str | None, *, upper_bound: bool
-) -> dict[str, Any]:
-    """What is recorded of one question."""
-    answer, run = answered
-    verdicts = [dataset.verify(problem, c.text)[0] for c in answer.completions]
-    extracted = dataset.verify(problem, answer.text)[1]
-    scores: Sequence[float | None] = answer.scores or [None] * len(verdicts)
-    finishes = [c.finish for c in answer.completions if c.text == answer.text] or ["eos"]
-    ledger = run.ledger
-    return {
-        "id": problem.id,
-        "correct": is_right(dataset, problem, answer, upper_bound=upper_bound),
-        "extracted": extracted,
-        "text": answer.text,
-        "finish": finishes[0],
-        "sampled_correct": None if single is None else dataset.verify(problem, single)[0],
-        "prompt_tokens": ledger.prompt_tokens,
-        "sampled_tokens": ledger.sampled_tokens,
-        "scored_tokens": ledger.scored_tokens,
-        "flops": ledger.flops,
-        "samples": [{"correct": c, "score": s} for c, s in zip(verdicts, scores, strict=True)],
-    }
-
-
-def training_facts(bench: Bench) -> list[dict[str, Any]]:
-    """What the stages behind this cell cost, the scorer's included, without their curves."""
-    scorer = bench.spec["scorer"]
-    roles = dict.fromkeys(bench.spec["policy"], "policy")
-    if scorer and scorer["stage"]:
-        roles.setdefault(scorer["stage"], "scorer")
-    found = [(role, stage[1]) for key, role in roles.items() if (stage := bench.store.stage(key))]
-    kept = ("method", "key", "seconds", "ledger", "peak_memory_bytes", "trainable_parameters", "general_loss")
-    return [{"role": role, **{k: facts.get(k) for k in kept}} for role, facts in found]
-
-
-def heading(bench: Bench, kind: str) -> dict[str, Any]:
-    """The part that every record of a cell begins with."""
-    spec = bench.spec
-    return {
-        "schema": SCHEMA,
-        "kind": kind,
-        "key": spec["key"],
-        "spec": row_spec(spec),
-        "status": "ok",
-        "reason": None,
-        "machine": dict(bench.device.describe()),
-    }
-
-
-def row_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """What identifies a cell on a board."""
-    scorer = spec["scorer"]
-    config = {part["name"]: part["config"] for part in [spec["method"], *([scorer["method"]] if scorer else [])]}
-    return {
-        **spec["row"],
-        "model": spec["model"]["name"],
-        "dataset": spec["dataset"]["name"],
-        "seed": spec["seed"],
-        "limit": spec["limit"],
-        "config": config,
-    }
-
-
-# -- timing
-
-
-def timed(device: Device, work: Callable[[], object]) -> float:
-    """Seconds that `work` takes, the device synchronised on both sides."""
-    device.synchronize()
-    started = time.perf_counter()
-    work()
-    device.synchronize()
-    return time.perf_counter() - started
-
-
-def time_answers(bench: Bench, progress: Progress) -> dict[str, Any]:
-    """Latency one question at a time, greedy beside it in turns, then throughput; no sample is shared."""
-    desk = Desk.open(bench, bench.spec["method"])
-    with arithmetic_for(desk.model.size):
-        latency, baseline = time_alone(desk, bench.method(bench.spec["baseline"]), progress)
-        many = bench.problems()[:THROUGHPUT_QUESTIONS]
-        work = [(desk.method, problem) for problem in many]
-        throughput = timed(bench.device, lambda: desk.answer_all(work, lambda _: None))
-        head = heading(bench, "timing")
-    record = {
-        **head,
-        "latency_s": latency,
-        "greedy_latency_s": baseline,
-        "throughput_s": throughput,
-        "throughput_questions": len(many),
-        "peak_memory_bytes": bench.device.peak_memory_bytes(),
-    }
-    row = bench.spec["row"]
-    bench.store.publish("timing", f"{row['pipeline']}-seed{bench.spec['seed']}", bench.spec["key"], record)
-    return {"p50_s": sorted(latency)[len(latency) // 2]}
-
-
-def time_alone(desk: Desk, greedy: Any, progress: Progress) -> tuple[list[float], list[float]]:
-    """Seconds a question, by the method and by greedy decoding in turns, after a warm-up of both.
-
-    A method that is greedy decoding is timed once.
-    """
-    device, problems = desk.bench.device, desk.bench.problems()
-    methods = [desk.method] if desk.method == greedy else [desk.method, greedy]
-    for problem in problems[:WARM_UP_QUESTIONS]:
-        for method in methods:
-            desk.answer_alone(method, problem)
-    device.reset_peak_memory()
-    seconds: list[list[float]] = [[] for _ in methods]
-    for number, problem in enumerate(problems[:TIMED_QUESTIONS]):
-        for of_method, method in zip(seconds, methods, strict=True):
-            of_method.append(timed(device, partial(desk.answer_alone, method, problem)))
-        progress({"progress": 0.7 * (number + 1) / TIMED_QUESTIONS})
-    return seconds[0], seconds[-1]
 
 
 class Throttled:

@@ -126,7 +126,6 @@ def run(everything: bool, as_json: bool, **asked: Any) -> None:
         raise ConfigError(message)
     from rich.console import Console
 
-    from harness import boards
     from harness.progress import make_reporter
     from harness.runner import run as perform
 
@@ -137,10 +136,18 @@ def run(everything: bool, as_json: bool, **asked: Any) -> None:
     if as_json:
         click.echo(json.dumps(result.boards, allow_nan=False))
     else:
-        for name, rows in result.boards.items():
-            console.print(boards.render(name, rows, width=console.width))
+        show_boards(console, result.boards)
     show_end(console, config, result)
     sys.exit(EXIT_FAILED if result.failed else 0)
+
+
+def show_boards(console: Any, boards: Mapping[str, Sequence[Any]]) -> None:
+    """Print the boards that have a row, as wide as the terminal."""
+    from harness.tables import render
+
+    for name, rows in boards.items():
+        if rows:
+            console.print(render(name, rows, width=console.width))
 
 
 def show_end(console: Any, config: RunConfig, result: Any) -> None:
@@ -302,8 +309,7 @@ def boards(folder: Path) -> None:
 
     made = making.make_boards(folder, registry().specs("metrics"), keys=board_keys(folder))
     console = Console()
-    for name, rows in made.items():
-        console.print(making.render(name, rows, width=console.width))
+    show_boards(console, made)
     for path in making.write_boards(folder, made):
         console.print(path, highlight=False, soft_wrap=True)
 

@@ -89,10 +89,12 @@ class Completion:
 
 @dataclass(frozen=True)
 class Scores:
-    """A judgement of one completion: higher `total` is better; `steps` where the scorer judges steps."""
+    """A judgement of one completion, best as chances from 0 to 1: only those are weighed in a vote, or calibrated."""
 
     total: float
+    """Higher is better: how likely the answer is right."""
     steps: tuple[float, ...] = ()
+    """How likely all is right up to the end of each step, where the scorer judges steps."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +103,6 @@ class Answer:
 
     text: str
     completions: tuple[Completion, ...] = ()
-    scores: tuple[float, ...] = ()
-    """The scorer's totals of `completions`, in their order, where a scorer was asked."""
 
 
 @dataclass(frozen=True)
@@ -262,6 +262,14 @@ class Dataset(Protocol):
 
     def verify(self, problem: Problem, text: str) -> tuple[bool, str | None]:
         """Whether the last answer in `text` is right, and that answer (None: nothing to be parsed, which is wrong)."""
+
+
+@runtime_checkable
+class StepChecker(Protocol):
+    """A dataset that knows of every step of a solution whether it is right."""
+
+    def check_steps(self, problem: Problem, text: str) -> tuple[bool, ...]:
+        """Whether all is right up to the end of each step of `text`; empty where nothing can be said of it."""
 
 
 @runtime_checkable

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.contracts import Metric
+from harness.statistics import mean
 from harness.store import FOLDERS, Store, StoreError
 
 T = TypeVar("T")
@@ -84,8 +85,7 @@ class Entry:
 
     def figure(self, name: str) -> float | None:
         """Return the mean over seeds of what a metric said, where it said something."""
-        values = [value for cell in self.cells if (value := cell.figures.get(name)) is not None]
-        return math.fsum(values) / len(values) if values else None
+        return mean(value for cell in self.cells if (value := cell.figures.get(name)) is not None)
 
 
 def answer_cells(store: Store, metrics: Sequence[Metric], keys: Container[str] | None = None) -> list[Cell]:

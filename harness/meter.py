@@ -126,6 +126,8 @@ class Run:
     open_model: Callable[[str], Model] | None = None
     ledger: Ledger = field(default_factory=Ledger)
     curve: list[dict[str, float]] = field(default_factory=list)
+    judged: dict[Completion, Scores] = field(default_factory=dict)
+    """What the scorer said of the completions that it was asked about."""
     on_progress: Callable[[float], None] | None = None
     _draws: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
     _handles: list[Any] = field(default_factory=list)
@@ -295,11 +297,18 @@ class Run:
 
         Raises:
             LookupError: the pipeline has no scorer.
+            ValueError: it did not say one finite number of each.
         """
         if self.submit is None:
             msg = "this run has no scorer"
             raise LookupError(msg)
         scores: list[Scores] = self.submit("score", (self, prompt, list(completions)))
+        finite = all(math.isfinite(value) for judged in scores for value in (judged.total, *judged.steps))
+        if len(scores) != len(completions) or not finite:
+            said = ", ".join(f"{s.total:.3g}" for s in scores)
+            msg = f"problem {self.problem_id}: of {len(completions)} completions the scorer said {said or 'nothing'}"
+            raise ValueError(msg)
+        self.judged.update(zip(completions, scores, strict=True))
         return scores
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -159,6 +160,47 @@ def within_problem_auc(groups: Sequence[tuple[Sequence[float], Sequence[bool]]])
             won_twice = sum(bisect_left(wrong, score) + bisect_right(wrong, score) for score in right)
             areas.append(won_twice / (2 * len(right) * len(wrong)))
     return (math.fsum(areas) / len(areas) if areas else None), len(areas)
+
+
+def best_of(scores: Sequence[float], labels: Sequence[bool], k: int) -> float:
+    """Chance that the best-scored of k samples is right, over every choice of k of them; a tie is broken by a coin.
+
+    Raises:
+        ValueError: there are fewer than k samples, or k is 0.
+    """
+    n = len(scores)
+    if not 0 < k <= n:
+        msg = f"the best of {k} cannot be told from {n} samples"
+        raise ValueError(msg)
+    share: defaultdict[float, list[bool]] = defaultdict(list)
+    for score, label in zip(scores, labels, strict=True):
+        share[score].append(label)
+    rank, right = 0, 0.0
+    for score in sorted(share, reverse=True):
+        tied = share[score]
+        won = math.comb(n - rank, k) - math.comb(n - rank - len(tied), k)  # choices whose best is one of these
+        right += won * sum(tied) / len(tied)
+        rank += len(tied)
+    return right / math.comb(n, k)
+
+
+def calibration_error(chances: Sequence[float], labels: Sequence[bool], bins: int = 10) -> float | None:
+    """Expected calibration error: how far chances are from what came true, in bins of equal width, weighed by size.
+
+    Source: Guo et al. 2017, arXiv:1706.04599, eq. (3). None where there is no value, or one is no chance from 0 to 1.
+    """
+    if not chances or not all(0 <= chance <= 1 for chance in chances):
+        return None
+    gaps = [0.0] * bins
+    for chance, label in zip(chances, labels, strict=True):
+        gaps[min(bins - 1, int(chance * bins))] += chance - label
+    return math.fsum(map(abs, gaps)) / len(chances)
+
+
+def mean(values: Iterable[float]) -> float | None:
+    """The mean, None where there is no value."""
+    numbers = [float(value) for value in values]
+    return math.fsum(numbers) / len(numbers) if numbers else None
 
 
 def percentile(values: Sequence[float], q: float) -> float:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Row = Mapping[str, Any]
 SCHEMA = 1
 FIGURES = (
-    *("sampled_accuracy", "parse_failures", "truncated", "within_problem_auc"),
+    *("sampled_accuracy", "parse_failures", "truncated"),
     *("trainable_parameters", "forgetting", "dropped_rows", "shortened_rows"),
 )
 COST = ("tokens_per_question", "train_s", "train_tokens", "flops", "train_flops")
@@ -36,6 +36,15 @@ LATENCY = (
     *("pipeline", "model", "dataset", "p50_s", "p95_s", "ratio_to_greedy", "throughput_qps", *COST),
     *("peak_memory_bytes", "break_even_questions", "status", "reason", "accuracy"),
     *("method", "family", "seeds", "control", "upper_bound", "config", "machine"),
+)
+VERDICTS = (
+    *("within_problem_auc", "within_problem_auc_problems", "first_wrong_found", "wrong_solutions"),
+    *("calibration_error", "best_of_1", "best_of_2", "best_of_4", "best_of_8", "best_of_16"),
+    *("majority", "weighted_vote"),
+)
+VERIFIERS = (
+    *("scorer", "policy", "model", "dataset", "seeds", "n", *VERDICTS, "s_per_1000", "train_s", "train_tokens"),
+    *("status", "reason", "pipeline", "method", "family", "control", "upper_bound", "config", "machine"),
 )
 
 
@@ -106,9 +115,6 @@ _COLUMNS = {
         Column("sampled %", _percent("sampled_accuracy"), "right when one answer is drawn at temperature"),
         Column("no answer %", _percent("parse_failures"), "nothing to be parsed, counts as wrong"),
         Column("cut off %", _percent("truncated"), "stopped by the token limit"),
-        Column(
-            "scorer AUC", _number("within_problem_auc"), "how often the scorer puts right above wrong, 0.5 is chance"
-        ),
         Column("trained parameters", _number("trainable_parameters"), "that the last stage could change"),
         Column(
             "forgetting",
@@ -138,6 +144,28 @@ _COLUMNS = {
             "trained less; empty where there is no such row or it is quicker",
             1,
         ),
+        _NOTE,
+    ),
+    "verifiers": (
+        Column("scorer", _text("scorer"), "what judges", 0, right=False),
+        Column("policy", _text("policy"), "whose samples are judged", 1, right=False),
+        *_WHAT[1:],
+        Column(
+            "AUC", _number("within_problem_auc"), "how often right is put above wrong in a problem; .5 is chance", 0
+        ),
+        Column("first wrong %", _percent("first_wrong_found"), "wrong solutions whose first wrong step is found", 1),
+        Column("calibration", _number("calibration_error"), "mean gap of said chance and share that is right", 1),
+        Column("one %", _percent("best_of_1"), "one sample is right", 0),
+        *(
+            Column(f"best of {k} %", _percent(f"best_of_{k}"), f"the best-scored of {k} is right", weight)
+            for k, weight in ((2, 2), (4, 1), (8, 2), (16, 0))
+        ),
+        Column("majority %", _percent("majority"), "what most of the same samples say is right", 0),
+        Column("weighted vote %", _percent("weighted_vote"), "what has most of their score is right", 1),
+        Column("s/1000", _number("s_per_1000"), "seconds to judge 1,000 samples, nothing else running", 1),
+        Column("train s", _number("train_s"), "all stages from the base model on, the scorer's too"),
+        Column("problems", _number("n"), "questions a seed"),
+        Column("seeds", lambda row: str(len(row["seeds"])), "repeats with other data order and sampling", 1),
         _NOTE,
     ),
 }
@@ -238,7 +266,7 @@ def _shown(board: str, rows: Sequence[Row]) -> list[Column]:
 
 
 def _keys(board: str, rows: Sequence[Row]) -> list[str]:
-    usual = {"accuracy": ACCURACY, "latency": LATENCY}.get(board, ())
+    usual = {"accuracy": ACCURACY, "latency": LATENCY, "verifiers": VERIFIERS}.get(board, ())
     return list(dict.fromkeys([*usual, *(key for row in rows for key in row)]))
 
 

@@ -83,6 +83,12 @@ class World:
 
         return verify(problem.answer, text)
 
+    def check_steps(self, problem: Problem, text: str) -> tuple[bool, ...]:
+        """Whether all is right up to the end of each step of `text`; empty where that cannot be told."""
+        from harness_world.checker import check_steps  # noqa: PLC0415 - as above
+
+        return check_steps(problem.steps, text)
+
 
 def render_target(problem: Problem, rationale: bool) -> str:
     """The completion to learn: steps and answer line, or the answer line alone."""

@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from harness_world.generate import load, replies
 from harness_world.problems import Problem
+from harness_world.rationales import style_of
 from harness_world.splits import draw_splits
 from harness_world.verifier import extract, verify
 from harness_world.wordings import THINK
@@ -72,16 +73,6 @@ def vote(texts: Sequence[str]) -> str:
     answers = [extract(text) for text in texts]
     counts = Counter(answer for answer in answers if answer is not None)
     return texts[answers.index(counts.most_common(1)[0][0])] if counts else texts[0]
-
-
-def style_of(text: str) -> str:
-    """Which style a reply is in, read off its first step."""
-    if not text.startswith("T:"):
-        return "direct" if text.startswith("A:") else "other"
-    first = text.split(".", 1)[0]
-    if "=" in first:
-        return "plain"
-    return "wordy" if " is " in first else "terse"
 
 
 def by_style(rows: Sequence[Problem], samples: Sequence[Sequence[str]]) -> dict[str, tuple[float, float]]:

@@ -44,6 +44,16 @@ def written(steps: tuple[Step, ...], style: str) -> tuple[str, ...]:
     return tuple(f"{step}.".replace("=", " is ") for step in steps)
 
 
+def style_of(text: str) -> str:
+    """Which style a reply is in, read off its first step."""
+    if not text.startswith("T:"):
+        return "direct" if text.startswith("A:") else "other"
+    first = text.split(".", 1)[0]
+    if "=" in first:
+        return "plain"
+    return "wordy" if " is " in first else "terse"
+
+
 def thought(steps: tuple[str, ...]) -> str:
     """Join steps as an assistant turn begins: `T: 10+12=22. 22/2=11.`."""
     return "T: " + " ".join(steps)

@@ -6,12 +6,13 @@ A figure that the facts do not hold is None, never 0: no samples were scored, no
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
+from harness.builtin.verifier import verifier
 from harness.contracts import Metric
 from harness.hookspecs import hookimpl
-from harness.statistics import within_problem_auc
+from harness.statistics import mean
 
 Figures = dict[str, float | None]
 _BUDGETED = ("prompt_tokens", "sampled_tokens", "scored_tokens", "trained_tokens")
@@ -24,11 +25,11 @@ def accuracy(record: Mapping[str, Any]) -> Figures:
     """
     answers = record["answers"]
     return {
-        "accuracy": _mean(answer["correct"] for answer in answers),
+        "accuracy": mean(answer["correct"] for answer in answers),
         "n": float(len(answers)),
-        "parse_failures": _mean(answer["extracted"] is None for answer in answers),
-        "truncated": _mean(answer["finish"] == "length" for answer in answers),
-        "sampled_accuracy": _mean(
+        "parse_failures": mean(answer["extracted"] is None for answer in answers),
+        "truncated": mean(answer["finish"] == "length" for answer in answers),
+        "sampled_accuracy": mean(
             answer["sampled_correct"] for answer in answers if answer.get("sampled_correct") is not None
         ),
     }
@@ -43,8 +44,8 @@ def cost(record: Mapping[str, Any]) -> Figures:
     answers, training = record["answers"], record.get("training") or []
     ledgers = [stage["ledger"] for stage in training]
     return {
-        "tokens_per_question": _mean(answer["sampled_tokens"] for answer in answers),
-        "flops": _mean(answer["flops"] for answer in answers),
+        "tokens_per_question": mean(answer["sampled_tokens"] for answer in answers),
+        "flops": mean(answer["flops"] for answer in answers),
         "train_tokens": math.fsum(ledger.get(kind, 0) for ledger in ledgers for kind in _BUDGETED),
         "train_s": math.fsum(stage["seconds"] for stage in training),
         "train_flops": math.fsum(ledger.get("flops", 0.0) for ledger in ledgers),
@@ -71,26 +72,6 @@ def training(record: Mapping[str, Any]) -> Figures:
     }
 
 
-def verifier(record: Mapping[str, Any]) -> Figures:
-    """How often the scorer puts a right sample above a wrong one of the same problem: 0.5 is chance, 1 is perfect.
-
-    Between problems nothing is compared: a scorer that only knows which problems are easy gets 0.5.
-    """
-    drawn = (answer.get("samples") for answer in record["answers"])
-    auc, problems = within_problem_auc([_scored(samples) for samples in drawn if samples])
-    return {"within_problem_auc": auc, "within_problem_auc_problems": float(problems)}
-
-
-def _scored(samples: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[bool]]:
-    scored = [sample for sample in samples if sample.get("score") is not None]
-    return [float(sample["score"]) for sample in scored], [bool(sample["correct"]) for sample in scored]
-
-
-def _mean(values: Iterable[float]) -> float | None:
-    numbers = [float(value) for value in values]
-    return math.fsum(numbers) / len(numbers) if numbers else None
-
-
 @hookimpl
 def harness_metrics() -> list[Metric]:
     """Metrics of the built-in boards."""
@@ -108,10 +89,5 @@ def harness_metrics() -> list[Metric]:
             training,
             columns=("trainable_parameters", "forgetting", "dropped_rows", "shortened_rows"),
         ),
-        Metric(
-            "verifier",
-            "how often the scorer ranks a right sample above a wrong one of the same problem",
-            verifier,
-            columns=("within_problem_auc",),
-        ),
+        Metric("verifier", "what the scorer's judgements of samples and of their steps are worth", verifier),
     ]

@@ -2,7 +2,8 @@
 
 Paper: Yuan et al. 2024 (Free Process Rewards without Process Labels), arXiv:2412.01981, with its cross-entropy loss:
 r(y) = beta sum_t log( pi_phi(y_t | .) / pi_ref(y_t | .) ), L = - [ l log sigmoid(r) + (1 - l) log(1 - sigmoid(r)) ],
-l = 1 where the answer is right. A step's reward is the sum over its tokens. A sum, not a mean: r grows with length.
+l = 1 where the answer is right. The reward of a step is the sum over its tokens; scores are sigmoid(r), up to each
+step and in all. A sum, not a mean: r grows with length.
 Data: train problems; completions are drawn from the start and verified. Trains: every weight. Reference: the start.
 Cost: sampling, then two forward passes, of policy and reference, in training and in scoring. The checkpoint holds the
 start's weights as well, in a head, because a scorer is given nothing but its checkpoint: twice the memory.
@@ -13,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import ClassVar
 
 import torch
@@ -126,8 +126,9 @@ class ImplicitRewardModel:
         reward_RT, scores = token_rewards(model, kept_start(model), rows, self.beta), []
         for completion, reward_T, mask_T in zip(completions, reward_RT, rows.completion_mask, strict=True):
             reward_t = reward_T[mask_T]
-            steps = [reward_t[a:b].sum().item() for a, b in pairwise([0, *whole_steps(model, completion.tokens)])]
-            scores.append(Scores(reward_t.sum().item(), tuple(steps)))
+            so_far_t = reward_t.cumsum(-1).sigmoid()  # the loss made it the chance that the answer is right
+            steps = [so_far_t[end - 1].item() for end in whole_steps(model, completion.tokens) if end]
+            scores.append(Scores(reward_t.sum().sigmoid().item(), tuple(steps)))
         return scores
 
 

@@ -1,11 +1,14 @@
-"""Outcome reward model: a scalar head learns which of two completions of the same question ends in the right answer.
+"""Outcome reward model: a scalar head learns which completions of a question end in the right answer.
 
 Papers: Cobbe et al. 2021, arXiv:2110.14168, sec. 4.2 (verifiers from the policy's own samples); Ouyang et al. 2022,
-arXiv:2203.02155, eq. (1), the Bradley-Terry loss: L = - log sigmoid( r(x, y_right) - r(x, y_wrong) ).
+arXiv:2203.02155, eq. (1), the Bradley-Terry loss of `pairs`: L = - log sigmoid( r(x, y_right) - r(x, y_wrong) ). Of
+`labels`, as Cobbe's: L = - [ l log sigmoid(r) + (1 - l) log(1 - sigmoid(r)) ], l = 1 where the answer is right.
 Data: train problems; completions are sampled here, from the policy as it was at the start, and verified.
 Trains: every weight of a copy of the policy, and the head. Cost: sampling, then one training pass over kept samples.
 Shapes: B pairs, R = 2B rows, D width. Only problems with right and wrong samples teach; pairs are within a problem, so
-the difficulty of the question cannot be learnt instead. One pass: a second one overfits.
+the difficulty of the question cannot be learnt instead. One pass: a second one overfits. The score is sigmoid(r): a
+chance after `labels`, given as many right as wrong completions; after `pairs` r has no zero, and only ranks.
+Left out: Cobbe's label at every token, and his language modelling loss beside it.
 """
 
 from __future__ import annotations
@@ -39,11 +42,21 @@ def preference_loss(right_B: torch.Tensor, wrong_B: torch.Tensor) -> torch.Tenso
     return -F.logsigmoid(right_B - wrong_B).mean()
 
 
+def label_loss(right_B: torch.Tensor, wrong_B: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy: scalar from the same rewards, each by itself; ln 2 where all are 0."""
+    return -(F.logsigmoid(right_B) + F.logsigmoid(-wrong_B)).mean() / 2
+
+
+LOSSES = {"pairs": preference_loss, "labels": label_loss}
+
+
 @dataclass(frozen=True)
 class OutcomeRewardModel:
     name: ClassVar[str] = "outcome-reward-model"
     family: ClassVar[str] = "reinforcement-learning"
     after: ClassVar[tuple[str, ...]] = ("cot-sft",)
+    loss: str = "pairs"
+    """`pairs`: right ones are to score above wrong ones. `labels`: each completion is to be known for what it is."""
     samples: int = 8
     """Completions drawn a problem, at temperature 1."""
     problems: int = 24
@@ -52,6 +65,11 @@ class OutcomeRewardModel:
     """Pairs kept a problem at most, so that no problem outweighs the others."""
     lr: float = 5e-4
     """Peak learning rate; suits models of a million parameters."""
+
+    def __post_init__(self) -> None:
+        if self.loss not in LOSSES:
+            msg = f"{self.name} knows no loss {self.loss!r}, but {', '.join(LOSSES)}"
+            raise ValueError(msg)
 
     def train(self, model: Model, data: TrainingData, run: Run) -> None:
         policy = frozen_copy(model)
@@ -64,7 +82,7 @@ class OutcomeRewardModel:
             if not right:  # every problem solved, or none: nothing to compare
                 continue
             right_B, wrong_B = final_values(model, collate(model, right + wrong), head).chunk(2)
-            loss = preference_loss(right_B, wrong_B)
+            loss = LOSSES[self.loss](right_B, wrong_B)
             set_rate(optimizer, self.lr * cosine_with_warmup(run))
             descend(loss, optimizer)
             run.log(loss=loss.item(), ranked=(right_B > wrong_B).float().mean().item(), pairs=len(right))
@@ -74,7 +92,7 @@ class OutcomeRewardModel:
         del run  # the meter sees the forward pass by itself
         ids = model.encode_prompt(prompt)
         reward_R = final_values(model, collate(model, [(ids, c.tokens) for c in completions]), model.heads[HEAD])
-        return [Scores(r) for r in reward_R.tolist()]
+        return [Scores(chance) for chance in reward_R.sigmoid().tolist()]
 
 
 @hookimpl

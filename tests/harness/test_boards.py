@@ -44,7 +44,6 @@ ACCURACY_KEYS = [
     "sampled_accuracy",
     "parse_failures",
     "truncated",
-    "within_problem_auc",
     "status",
     "reason",
 ]
@@ -92,8 +91,8 @@ class World:
         }
         return {**told, **more}
 
-    def answers(self, pipeline, right, n=100, seed=0, *, ids=None, train_s=0.0, tokens=20, **spec):
-        """`right` is how many of the first problems are right, or one boolean a problem."""
+    def answers(self, pipeline, right, n=100, seed=0, *, ids=None, train_s=0.0, tokens=20, drawn=(), **spec):
+        """`right` is how many of the first problems are right, or one boolean a problem; `drawn` is (right, score)s."""
         marks = [i < right for i in range(n)] if isinstance(right, int) else list(right)
         names = ids or [f"p{i:05d}" for i in range(len(marks))]
         answers = [
@@ -105,7 +104,7 @@ class World:
                 "sampled_correct": None,
                 "sampled_tokens": tokens,
                 "flops": 1e6,
-                "samples": [],
+                "samples": [{"correct": good, "answer": "ny"[good], "score": score} for good, score in drawn],
             }
             for name, mark in zip(names, marks, strict=True)
         ]
@@ -123,8 +122,10 @@ class World:
         self.store.publish("answers", pipeline, key, record)
         return key
 
-    def timing(self, pipeline, latency, seed=0, greedy=(0.1,), **spec):
+    def timing(self, pipeline, latency, seed=0, greedy=(0.1,), *, scored=(0, 0.0), **spec):
         record = {
+            "scored": scored[0],
+            "score_s": scored[1],
             "spec": self.spec(pipeline, seed, **spec),
             "status": "ok",
             "reason": None,
@@ -365,8 +366,8 @@ def test_metrics_of_plugins_add_columns_and_cannot_break_the_board(world):
 
 def test_no_records_are_empty_boards(tmp_path):
     boards = make_boards(tmp_path / "absent", METRICS)
-    assert boards == {"accuracy": [], "latency": []}
-    assert len(write_boards(tmp_path / "out", boards)) == 6
+    assert boards == {"accuracy": [], "latency": [], "verifiers": []}
+    assert len(write_boards(tmp_path / "out", boards)) == 9
     assert render("accuracy", []).row_count == 0
 
 
@@ -456,6 +457,7 @@ def busy(world):
     world.answers("oracle", 99, upper_bound=True)
     world.answers("random", 41, control=True)
     world.failure("ppo", "diverged", "nan")
+    world.answers("judge + best", 50, scorer="judge", drawn=[(True, 0.9), (False, 0.2)])
     return world
 
 
@@ -463,7 +465,7 @@ def test_boards_made_twice_are_the_same_bytes(world, tmp_path):
     busy(world)
     first = write_boards(tmp_path / "one", world.boards())
     assert [path.name for path in first] == [
-        f"{board}.{ending}" for board in ("accuracy", "latency") for ending in ("md", "csv", "json")
+        f"{board}.{ending}" for board in ("accuracy", "latency", "verifiers") for ending in ("md", "csv", "json")
     ]
     code = (
         "import sys; from harness.boards import *; from harness.builtin.metrics import harness_metrics;"
@@ -476,7 +478,7 @@ def test_boards_made_twice_are_the_same_bytes(world, tmp_path):
     for path in first:
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
     assert write_boards(tmp_path / "one", world.boards()) == first
-    assert len(list((tmp_path / "one").iterdir())) == 6
+    assert len(list((tmp_path / "one").iterdir())) == 9
 
 
 def test_json_holds_the_rows(world, tmp_path):
@@ -491,7 +493,7 @@ def test_markdown_has_a_table_and_a_legend(world, tmp_path):
     write_boards(tmp_path, busy(world).boards())
     text = (tmp_path / "accuracy.md").read_text()
     lines = [line for line in text.splitlines() if line.startswith("|")]
-    assert len(lines) == 2 + 5
+    assert len(lines) == 2 + 6
     assert len({line.count("|") for line in lines}) == 1
     assert "sft > grpo + self-consistency" in text
     for word in ("rank:", "control", "upper bound", "Seeds: 2 (0, 1)", "name cpu, threads 2", "Holm", "diverged; nan"):
@@ -557,6 +559,13 @@ def test_pandas_reads_the_csv(world, tmp_path):
     assert list(table.columns)[:3] == ["rank_low", "rank_high", "pipeline"]
 
 
+DECIDES = {
+    "accuracy": {"pipeline", "accuracy %", "delta", "rank"},
+    "latency": {"pipeline", "p50 s", "x greedy"},
+    "verifiers": {"scorer", "AUC", "best of 16 %", "majority %"},
+}
+
+
 def test_terminal_tables_fit(world):
     boards = busy(world).boards()
     for name, rows in boards.items():
@@ -565,8 +574,7 @@ def test_terminal_tables_fit(world):
         assert len(narrow.columns) < len(wide.columns) < len(full.columns)
         assert narrow.row_count == len(rows)
         heads = [column.header for column in narrow.columns]
-        assert {"pipeline", "note"} <= set(heads)
-        assert {"accuracy %", "delta", "rank"} <= set(heads) or {"p50 s", "x greedy"} <= set(heads)
+        assert DECIDES[name] | {"note"} <= set(heads)
 
 
 @pytest.mark.parametrize("width", [60, 80, 100])
@@ -626,3 +634,28 @@ def test_ten_thousand_records_take_seconds(world):
     assert time.process_time() - began < 30  # about 6 where it was written
     assert len(boards["accuracy"]) == 2000
     assert {row["status"] for row in boards["accuracy"]} == {"ok"}
+
+
+# -- verifiers
+
+
+def test_a_scorer_has_a_row_of_its_own(world):
+    judged = {"scorer": "judge", "start": "sft"}
+    world.answers("sft", 60, n=10)
+    for seed in range(2):
+        world.answers("sft > judge + best", 7, n=10, seed=seed, drawn=[(True, 0.9), (False, 0.4 + seed)], **judged)
+        world.timing("sft > judge + best", [0.2], seed=seed, scored=(100, 0.5 + seed), **judged)
+    [row] = world.boards()["verifiers"]
+    assert (row["scorer"], row["policy"], row["seeds"], row["n"]) == ("judge", "sft", [0, 1], 10)
+    assert row["within_problem_auc"] == 0.5  # 1 with seed 0, 0 with seed 1
+    assert (row["best_of_1"], row["best_of_2"], row["best_of_16"]) == (0.5, 0.5, None)
+    assert row["s_per_1000"] == pytest.approx(1000 * 2.0 / 200)
+
+
+def test_the_best_scorer_comes_first_and_a_lost_one_last(world):
+    world.answers("a + best", 50, scorer="blind", drawn=[(True, 0.5), (False, 0.5)])
+    world.answers("b + best", 50, scorer="good", drawn=[(True, 0.9), (False, 0.5)])
+    world.failure("c + best", "diverged", "nan", scorer="lost")
+    rows = world.boards()["verifiers"]
+    assert [(row["scorer"], row["status"]) for row in rows] == [("good", "ok"), ("blind", "ok"), ("lost", "diverged")]
+    assert (rows[2]["reason"], rows[2]["within_problem_auc"], rows[2]["s_per_1000"]) == ("nan", None, None)

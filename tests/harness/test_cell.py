@@ -12,11 +12,12 @@ from harness import cell
 from harness import registry as registries
 from harness.bench import Bench, Desk
 from harness.builtin.causal_lm import CausalLM
-from harness.cell import Tally, check_views, check_weights, execute, fact, loss_on
+from harness.cell import Tally, check_views, check_weights, execute, loss_on
 from harness.config import RunConfig
-from harness.contracts import Answer, Completion, Problem
+from harness.contracts import Answer, Completion, Problem, Scores
 from harness.meter import DivergedError, Run
 from harness.plan import make_plan
+from harness.records import fact
 from harness.rows import DataError
 from harness.samples import SharedSamples
 from harness.store import Store
@@ -38,7 +39,11 @@ def finished(tmp_path_factory, registry):
     folder = tmp_path_factory.mktemp("cells")
     config = RunConfig(
         pipelines=("sft", "base + self-consistency", "base + oracle", "base > random-score + best-of-n"),
-        options={"self-consistency": {"samples": 4, "temperature": 1.0}, "oracle": {"samples": 6, "temperature": 1.0}},
+        options={
+            "self-consistency": {"samples": 4, "temperature": 1.0},
+            "oracle": {"samples": 6, "temperature": 1.0},
+            "best-of-n": {"samples": 5},
+        },
         limit=6,
         train_tokens=1500,
     )
@@ -125,9 +130,26 @@ def test_an_upper_bound_counts_any_right_sample(finished):
         assert answer["correct"] == any(s["correct"] for s in answer["samples"])
 
 
-def test_scores_are_kept_beside_verdicts(finished):
-    facts = record(finished, "base > random-score + best-of-n")
-    assert all(isinstance(s["score"], float) for a in facts["answers"] for s in a["samples"])
+def test_what_the_scorer_said_is_kept_beside_what_is_true(finished):
+    facts = record(finished, "base > random-score + best-of-n(samples=5)")
+    assert facts["spec"]["scorer"] == "random-score"
+    samples = [sample for answer in facts["answers"] for sample in answer["samples"]]
+    assert len(samples) == 30
+    assert len({sample["score"] for sample in samples}) > 20
+    for answer in facts["answers"]:
+        best = max(answer["samples"], key=lambda sample: sample["score"])
+        assert (best["correct"], best["answer"]) == (answer["correct"], answer["extracted"])
+    assert {len(sample["right_steps"]) > 0 for sample in samples} == {True, False}  # some have steps
+    vote = record(finished, "base + self-consistency(samples=4, temperature=1.0)")
+    assert vote["spec"]["scorer"] is None
+    assert set(vote["answers"][0]["samples"][0]) == {"correct", "answer"}
+
+
+def test_the_time_of_a_scorer_is_that_of_the_judged_samples(finished):
+    facts = record(finished, "base > random-score + best-of-n(samples=5)", "timing")
+    assert facts["scored"] == 5 * facts["throughput_questions"]  # neither warm-up nor latency
+    assert 0 < facts["score_s"] < facts["throughput_s"]
+    assert record(finished, "sft", "timing")["scored"] == 0
 
 
 def test_timing_holds_every_repeat_and_greedy_beside_it(finished):
@@ -277,7 +299,11 @@ def test_a_fact_is_plain_json():
     found = fact(Verifier(), Problem("i", "p", "1"), (Answer("A: 1", completions), run), "x", upper_bound=False)
     json.dumps(found, allow_nan=False)
     assert (found["correct"], found["finish"], found["sampled_correct"]) == (True, "length", False)
-    assert found["samples"] == [{"correct": True, "score": None}, {"correct": False, "score": None}]
+    assert found["samples"] == [{"correct": True, "answer": "A: 1"}, {"correct": False, "answer": "x"}]
+    run.judged[completions[1]] = Scores(1 / 3, (0.5, 2 / 3))
+    found = fact(Verifier(), Problem("i", "p", "1"), (Answer("A: 1", completions), run), "x", upper_bound=False)
+    judged = {"score": 0.333333, "steps": [0.5, 0.666667], "right_steps": []}  # this dataset checks no steps
+    assert found["samples"] == [{"correct": True, "answer": "A: 1"}, {"correct": False, "answer": "x", **judged}]
 
 
 # -- what trainers need, forget and add

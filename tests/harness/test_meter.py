@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from harness.contracts import ModelSize
+from harness.contracts import Completion, ModelSize, Scores
 from harness.meter import DivergedError, Ledger, Run, derive_seed, forward_flops, uncounted
 
 
@@ -171,3 +171,30 @@ def test_a_run_that_can_open_no_model_says_so():
 def test_a_run_without_a_scorer_says_so():
     with pytest.raises(LookupError, match="no scorer"):
         Run(0).score("p", [])
+
+
+# -- what a scorer says
+
+
+def judged(*totals, steps=()):
+    said = [Scores(total, steps) for total in totals]
+    run = Run(0, problem_id="p7", submit=lambda kind, payload: said)
+    asked = [Completion(text, (number,), (0.0,), "eos") for number, text in enumerate("ab")]
+    return run, asked
+
+
+def test_scores_are_kept_by_completion():
+    run, asked = judged(0.25, 0.75)
+    assert run.score("1+1?", asked) == [Scores(0.25), Scores(0.75)]
+    assert run.judged == {asked[0]: Scores(0.25), asked[1]: Scores(0.75)}
+
+
+@pytest.mark.parametrize(
+    ("totals", "steps"), [((0.5,), ()), ((0.5, 0.5, 0.5), ()), ((0.5, math.nan), ()), ((0.5, math.inf), ()),
+                          ((0.5, 0.5), (math.nan,)), ((), ())],
+)  # fmt: skip
+def test_a_scorer_that_does_not_say_a_number_of_each_is_stopped_with_the_problem(totals, steps):
+    run, asked = judged(*totals, steps=steps)
+    with pytest.raises(ValueError, match="problem p7: of 2 completions the scorer said"):
+        run.score("1+1?", asked)
+    assert run.judged == {}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,9 +14,12 @@ from scipy import stats
 from harness import statistics
 from harness.statistics import (
     accuracy_interval,
+    best_of,
     bootstrap_mean,
+    calibration_error,
     holm,
     mcnemar_exact,
+    mean,
     paired,
     percentile,
     rank_ranges,
@@ -236,6 +242,54 @@ def test_auc_is_mann_whitney():
     scores, labels = rng.integers(0, 9, 60), rng.random(60) < 0.4
     expected = stats.mannwhitneyu(scores[labels], scores[~labels]).statistic / (labels.sum() * (~labels).sum())
     assert within_problem_auc([(scores.tolist(), labels.tolist())]) == (pytest.approx(expected), 1)
+
+
+# -- best of k
+
+
+def test_the_best_of_k_is_the_mean_over_every_choice_of_k():
+    rng = np.random.default_rng(7)
+    scores, labels = rng.integers(0, 4, 8).tolist(), (rng.random(8) < 0.4).tolist()
+    for k in range(1, 9):
+        chances = []
+        for chosen in itertools.combinations(range(8), k):
+            top = max(scores[i] for i in chosen)
+            tied = [labels[i] for i in chosen if scores[i] == top]
+            chances.append(sum(tied) / len(tied))
+        assert best_of(scores, labels, k) == pytest.approx(sum(chances) / len(chances))
+
+
+@pytest.mark.parametrize("k", [0, 3])
+def test_more_than_there_are_cannot_be_chosen_from(k):
+    with pytest.raises(ValueError, match=f"best of {k} cannot be told from 2"):
+        best_of([0.1, 0.2], [True, False], k)
+
+
+# -- calibration
+
+
+def test_calibration_by_hand():
+    """Bins .2 to .3 and .9 to 1: gaps |.25 + .25 - 1| and |.9 + 1 - 2| of four values."""
+    chances, labels = [0.25, 0.25, 0.9, 1.0], [True, False, True, True]
+    assert calibration_error(chances, labels) == pytest.approx((0.5 + 0.1) / 4)
+    assert calibration_error(chances, labels, bins=1) == pytest.approx(abs(2.4 - 3) / 4)
+
+
+def test_a_scorer_that_is_right_about_itself_has_a_small_error():
+    rng = np.random.default_rng(3)
+    chances = rng.random(20_000)
+    assert calibration_error(chances.tolist(), (rng.random(20_000) < chances).tolist()) < 0.02
+    assert calibration_error(chances.tolist(), (rng.random(20_000) < 0.5).tolist()) > 0.2
+
+
+@pytest.mark.parametrize("chances", [[], [0.5, 1.1], [-0.1, 0.5], [math.nan, 0.5]])
+def test_what_is_no_chance_has_no_calibration(chances):
+    assert calibration_error(chances, [True] * len(chances)) is None
+
+
+def test_the_mean_of_nothing_is_none():
+    assert mean([]) is None
+    assert mean([True, False]) == 0.5
 
 
 def test_percentile_is_linear():

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from harness.builtin.metrics import accuracy, cost, harness_metrics, training, verifier
+from harness.builtin.metrics import accuracy, cost, harness_metrics, training
 
 
 def answer(number, *, correct=True, extracted="7", finish="eos", **more):
@@ -54,7 +54,6 @@ def test_accuracy_by_hand():
 
 def test_what_was_not_drawn_is_none_and_not_0():
     assert accuracy(record(answer(1)))["sampled_accuracy"] is None
-    assert verifier(record(answer(1)))["within_problem_auc"] is None
     assert accuracy(record())["accuracy"] is None
     assert cost(record())["tokens_per_question"] is None
 
@@ -89,22 +88,6 @@ def test_an_untrained_row_cost_no_training():
     assert (figures["train_tokens"], figures["train_s"], figures["train_flops"]) == (0, 0, 0)
 
 
-def test_verifier_counts_problems_with_right_and_wrong_samples():
-    def samples(*pairs):
-        return [{"correct": correct, "score": score} for correct, score in pairs]
-
-    figures = verifier(
-        record(
-            answer(1, samples=samples((True, 0.9), (False, 0.1))),
-            answer(2, samples=samples((True, 0.1), (False, 0.9), (False, 0.1))),
-            answer(3, samples=samples((True, 0.5), (True, 0.7))),
-            answer(4, samples=samples((True, None), (False, 0.3))),
-            answer(5),
-        )
-    )
-    assert figures == {"within_problem_auc": pytest.approx((1 + 0.25) / 2), "within_problem_auc_problems": 2}
-
-
 def test_metrics_are_pure_named_and_columned():
     facts = record(answer(1, samples=[{"correct": True, "score": 1.0}]), training=[stage(1.0, trained_tokens=1)])
     before = copy.deepcopy(facts)
@@ -116,7 +99,6 @@ def test_metrics_are_pure_named_and_columned():
         assert set(metric.columns) <= set(figures)
         assert metric.summary
     assert facts == before
-    assert metrics[3].columns == ("within_problem_auc",)
 
 
 def test_forgetting_is_over_the_whole_chain_of_the_policy():

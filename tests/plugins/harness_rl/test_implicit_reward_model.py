@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -55,6 +56,17 @@ def scores(model, *completions, **options):
     return ImplicitRewardModel(**options).score(model, "1+1?", completions, Run(0))
 
 
+def reward(chance):
+    """The r of a score, which is sigmoid(r)."""
+    return math.log(chance / (1 - chance))
+
+
+def step_rewards(score):
+    """Rewards of the steps, from the chances up to each."""
+    so_far = [0.0, *map(reward, score.steps)]
+    return [after - before for before, after in pairwise(so_far)]
+
+
 # -- the reward
 
 
@@ -67,15 +79,15 @@ def test_by_hand(judge, start):
         now, then = (m.module(before).logits[0, -1].log_softmax(-1)[token].item() for m in (judge, start))
         wanted += 0.3 * (now - then)
     [score] = scores(judge, completion(judge, "A: 2"), beta=0.3)
-    assert score.total == pytest.approx(wanted, abs=1e-5)
-    assert abs(score.total) > 0.01
+    assert reward(score.total) == pytest.approx(wanted, abs=1e-5)
+    assert abs(wanted) > 0.01
 
 
 def test_at_the_start_every_reward_is_0(tiny_model):
     keep_start(tiny_model)
     for score in scores(tiny_model, completion(tiny_model, TEXT), completion(tiny_model, "A: 9")):
-        assert score.total == 0
-        assert set(score.steps) == {0}
+        assert score.total == 0.5
+        assert set(score.steps) == {0.5}
 
 
 def test_steps_add_up_to_the_whole_and_are_sums_over_their_tokens(judge, start):
@@ -86,9 +98,9 @@ def test_steps_add_up_to_the_whole_and_are_sums_over_their_tokens(judge, start):
     ends = [12, 21, len(TEXT) + 1]
     assert [len("".join(pieces[: k + 1])) for k in range(3)] == [12, 21, len(TEXT)]
     wanted = [reward_T[a:b].sum().item() for a, b in zip([0, *ends], ends, strict=False)]
-    assert score.steps == pytest.approx(wanted, abs=1e-6)
-    assert sum(score.steps) == pytest.approx(score.total, rel=1e-5)
-    assert len({round(step, 4) for step in score.steps}) == 3
+    assert step_rewards(score) == pytest.approx(wanted, abs=1e-5)
+    assert sum(wanted) == pytest.approx(reward(score.total), abs=1e-5)
+    assert len({round(step, 4) for step in wanted}) == 3
 
 
 @pytest.mark.parametrize("text", ["", "A: 9", "no end", "1. 2.\n\n3. 4", " "])
@@ -96,7 +108,7 @@ def test_whatever_is_said_the_steps_add_up(judge, text):
     for eos in (True, False):
         said = completion(judge, text, eos=eos)
         [score] = scores(judge, said)
-        assert sum(score.steps) == pytest.approx(score.total, abs=1e-6)
+        assert sum(step_rewards(score)) == pytest.approx(reward(score.total), abs=1e-5)
         assert whole_steps(judge, said.tokens)[-1] == len(said.tokens)
 
 
@@ -121,7 +133,7 @@ def test_the_start_outlives_a_checkpoint(judge, start, tmp_path):
         assert torch.equal(weight, start.module.state_dict()[name])
     one, two = (scores(model, completion(model, TEXT)) for model in (judge, again))
     assert one == two
-    assert one[0].total != 0
+    assert one[0].total != 0.5
     assert again.fingerprint() == judge.fingerprint()
 
 
@@ -166,7 +178,7 @@ def test_the_loss_of_rewards_by_hand(judge, start):
     said = [completion(judge, text) for text in ("A: 2", "A: 3344", "A: 55", "A: 6")]
     rows = collate(judge, [(judge.encode_prompt("1+1?"), one.tokens) for one in said])
     facts = learn(judge, start, rows, 0.7)
-    rewards = [score.total for score in scores(judge, *said, beta=0.7)]
+    rewards = [reward(score.total) for score in scores(judge, *said, beta=0.7)]
     signs = (1, 1, -1, -1)
     wanted = sum(math.log(1 + math.exp(-s * r)) for s, r in zip(signs, rewards, strict=True)) / 4
     assert facts["loss"] == pytest.approx(wanted, rel=1e-5)
