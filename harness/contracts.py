@@ -234,6 +234,8 @@ class TrainingData:
     """(prompt, completion) of what the model knew before the domain came: replayed, so that it is not forgotten."""
     general_dev: Sequence[tuple[str, str]] = ()
     """The same, held out: its loss before and after training is the forgetting."""
+    check_steps: Callable[[Problem, str], tuple[bool, ...]] | None = None
+    """Whether all is right up to the end of each step of a completion, where the dataset can tell: `StepChecker`."""
 
 
 VIEWS = {

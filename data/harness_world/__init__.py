@@ -68,6 +68,7 @@ class World:
             dev=Rows(f"{self.domain}dev", rows.problems),
             verify=self.verify,
             render_target=render_target,
+            check_steps=self.check_steps,
             pairs=Rows("pairs", rows.pairs),
             conversations=Rows("conversations", rows.conversations),
             stepwise=Rows("stepwise", rows.stepwise),

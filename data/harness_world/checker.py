@@ -21,10 +21,10 @@ IN_FULL = re.compile(r"(\d+)(\D)(\d+)=(\d+)")
 def check_steps(steps: Sequence[str], text: str) -> tuple[bool, ...]:
     """True for each step of `text` up to the first that is not the right one, False from there on.
 
-    steps: the right ones. Empty where `text` has no steps, or `steps` can be read in two ways.
+    steps: the right ones. Empty where `text` has no steps, or there are no right ones, or they can be read in two ways.
     """
     right, style = read(steps), style_of(text)
-    if right is None or style not in STYLES:
+    if not right or style not in STYLES:
         return ()
     thought = text.split(ANSWER_LINE, maxsplit=1)[0].removeprefix("T:")
     return step_labels(tuple(STEP.findall(thought)), written(right, style))

@@ -37,7 +37,7 @@ class TextDataset:
     train: Sequence[Problem]
     dev: Sequence[Problem]
     test: Sequence[Problem]
-    views: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    views: Mapping[str, Any] = field(default_factory=dict)
     """View to its rows, under the names of TrainingData's fields."""
 
     def training(self) -> TrainingData:

@@ -19,7 +19,13 @@ from harness.toolbox.batching import (
     whole_pairs,
 )
 from harness.toolbox.exchange import Exchange, Result
-from harness.toolbox.logprobs import completion_logits, completion_logprob, hidden_states, token_logprobs
+from harness.toolbox.logprobs import (
+    completion_logits,
+    completion_logprob,
+    hidden_states,
+    read_completions,
+    token_logprobs,
+)
 from harness.toolbox.reward_heads import final_values, ranked_pairs, scalar_head
 from harness.toolbox.rollouts import (
     Reward,
@@ -34,7 +40,7 @@ from harness.toolbox.rollouts import (
     verified,
 )
 from harness.toolbox.sampling import SampleRequest, charge, draw, sample, sample_many
-from harness.toolbox.steps import step_ends
+from harness.toolbox.steps import solution_ends, step_ends
 from harness.toolbox.supervised import fine_tune, worked_examples, worked_target
 from harness.toolbox.teaching import divergence_loss, open_teacher
 from harness.toolbox.training import (
@@ -90,11 +96,13 @@ __all__ = [
     "policy_gradient",
     "ranked_pairs",
     "read_adapter",
+    "read_completions",
     "roll_out",
     "sample",
     "sample_many",
     "scalar_head",
     "set_rate",
+    "solution_ends",
     "step_ends",
     "token_logprobs",
     "update",

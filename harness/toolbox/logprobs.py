@@ -72,6 +72,26 @@ def token_logprobs(model: Model, sequences: Sequences, temperature: float = 1.0)
     return empty_RT.masked_scatter(sequences.completion_mask, logprobs_K)
 
 
+def read_completions(model: Model, sequences: Sequences) -> tuple[torch.Tensor, torch.Tensor]:
+    """(R, T, D) hidden states and (R, T) log-probabilities in nats, from one forward pass.
+
+    Hidden states are those of `hidden_states`, in float32, from the last token of the prompt to that of the completion;
+    log-probabilities are those of `token_logprobs`. Both are 0 elsewhere.
+    """
+    mask_RT = sequences.completion_mask
+    seen_RT = mask_RT | mask_RT.roll(-1, 1)  # the first token of a row is never of a completion, so none wraps around
+    hidden_SD = hidden_states(model, sequences, seen_RT)
+    before_KD = hidden_SD[mask_RT.roll(-1, 1)[seen_RT]]
+    logits_KV = model.module.get_output_embeddings()(before_KD).float()  # type: ignore[operator]
+    logprob_K = -F.cross_entropy(logits_KV, sequences.input_ids[mask_RT], reduction="none")
+    hidden_RTD = logprob_K.new_zeros((*mask_RT.shape, hidden_SD.shape[1]))
+    logprob_RT = logprob_K.new_zeros(mask_RT.shape)
+    return (
+        hidden_RTD.masked_scatter(seen_RT[..., None], hidden_SD.float()),
+        logprob_RT.masked_scatter(mask_RT, logprob_K),
+    )
+
+
 def completion_logprob(
     model: Model, batch: Sequences | Sequence[TokenPair], temperature: float = 1.0, groups: int | None = None
 ) -> torch.Tensor:

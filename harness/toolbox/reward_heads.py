@@ -16,12 +16,12 @@ from harness.toolbox.batching import Sequences, TokenPair
 from harness.toolbox.logprobs import hidden_states
 
 
-def scalar_head(model: Model, seed: int | None = None) -> torch.nn.Linear:
-    """A linear head on the model's device.
+def scalar_head(model: Model, seed: int | None = None, features: int = 0) -> torch.nn.Linear:
+    """A linear head on the model's device, for hidden states or those and further `features`.
 
     Its weights are random with a standard deviation of 1/sqrt(D + 1), or without a `seed` 0: it says 0 of everything.
     """
-    width = model.size.width
+    width = model.size.width + features
     head = torch.nn.Linear(width, 1)
     for parameter in head.parameters():
         torch.nn.init.zeros_(parameter)

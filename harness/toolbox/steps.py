@@ -10,6 +10,7 @@ from harness.contracts import Model
 
 STEP = re.compile(r"\S.*?(?:[.!?](?=\s)|(?=\s*$))", re.MULTILINE)
 """A step: up to a full stop, or to the end of a line."""
+ANSWER = re.compile(r"^A:", re.MULTILINE)
 
 
 def step_ends(model: Model, tokens: Sequence[int], upto: int | None = None) -> list[int]:
@@ -26,3 +27,8 @@ def step_ends(model: Model, tokens: Sequence[int], upto: int | None = None) -> l
         end -= bool(model.decode(tokens[:end])[step.end() :].strip())
         found += [end] if end > found[-1] else []
     return found[1:]
+
+
+def solution_ends(model: Model, tokens: Sequence[int]) -> list[int]:
+    """`step_ends` of the steps before the answer line."""
+    return step_ends(model, tokens, upto=len(ANSWER.split(model.decode(tokens), 1)[0]))

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - as everywhere in torch
 
 from harness import Completion, Model, Prompt, Run, Scores, TrainingData, hookimpl
 from harness.toolbox import (
@@ -34,6 +33,7 @@ from harness.toolbox import (
     hidden_states,
     kl_estimate,
     old_logprobs,
+    read_completions,
     roll_out,
     set_rate,
     verified,
@@ -59,21 +59,16 @@ def losses(
     return value_error_RT[states(mask_RT)].square().mean(), policy_error_RT[mask_RT].square().mean()
 
 
+def read(model: Model, rows: Sequences) -> tuple[torch.Tensor, torch.Tensor]:
+    """(R, T) values of the states that end with each token and log-probabilities of tokens, as `losses` takes them."""
+    hidden_RTD, logprob_RT = read_completions(model, rows)
+    value_RT: torch.Tensor = model.heads[HEAD](hidden_RTD.detach()).squeeze(-1)
+    return value_RT * states(rows.completion_mask), logprob_RT
+
+
 def states(mask_RT: torch.Tensor) -> torch.Tensor:
     """(R, T): the tokens that a state of the completion ends with, from the last of the prompt to its own last."""
     return mask_RT | mask_RT.roll(-1, 1)  # a row's first token is prompt: none wraps around
-
-
-def read(model: Model, rows: Sequences) -> tuple[torch.Tensor, torch.Tensor]:
-    """(R, T) values of states and log-probabilities of tokens, as `losses` takes them; 0 elsewhere."""
-    mask_RT, states_RT = rows.completion_mask, states(rows.completion_mask)
-    hidden_SD = hidden_states(model, rows, states_RT)
-    before_KD = hidden_SD[mask_RT.roll(-1, 1)[states_RT]]
-    logits_KV = model.module.get_output_embeddings()(before_KD).float()  # type: ignore[operator]
-    logprob_K = -F.cross_entropy(logits_KV, rows.input_ids[mask_RT], reduction="none")
-    value_S = model.heads[HEAD](hidden_SD.detach().float()).squeeze(-1)
-    empty_RT = logprob_K.new_zeros(mask_RT.shape)
-    return empty_RT.masked_scatter(states_RT, value_S), empty_RT.masked_scatter(mask_RT, logprob_K)
 
 
 def balanced(rollouts: Rollouts, most: int) -> list[int]:

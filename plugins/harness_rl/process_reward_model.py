@@ -1,18 +1,20 @@
-"""Process reward model: a scalar head says at the end of each step of a completion how likely all is right so far.
+"""Process reward model: a head says at the end of each step of a completion how likely all is right so far.
 
-Papers: Lightman et al. 2023, arXiv:2305.20050 (checked labels); Wang et al. 2023 (Math-Shepherd), arXiv:2312.08935
-(labels by rollouts). L = - mean_k [ c_k log p_k + (1 - c_k) log(1 - p_k) ], p_k = sigmoid(head(h at step k's end)).
-Data: the stepwise view; for `monte-carlo` the problems and their verifier instead. Trains: every weight, and the head.
-Cost: one training pass over drafts of some steps; `monte-carlo` spends most of its budget on `rollouts` a step.
-Shapes: R rows, T tokens, K steps of all rows. Left out: neutral labels, and a judgement of the answer line, which
-comes after the last step and of which checked labels say nothing.
+Papers: Lightman et al. 2023, arXiv:2305.20050 (checked labels); Wang et al. 2023 (Math-Shepherd), arXiv:2312.08935,
+eq. (3), labels by rollouts: c_k = 1 where any rollout from the end of step k ends right, else 0.
+L = - mean_k [ c_k log p_k + (1 - c_k) log(1 - p_k) ], p_k = sigmoid(head(h_k, least_k, sum_k)): the hidden state at the
+step's end and, added here, the least and the summed log-probability of the completion's tokens up to there. A model
+slips where it is unsure: these two tell more than all the rest.
+Data: problems, solved by the start, whose steps the dataset checks; or drafts of the stepwise view. Trains: the head
+alone, as the weights say the log-probabilities. Cost: sampling and one forward pass; `monte-carlo` spends most on
+`rollouts` a step. Shapes: R rows, T tokens, K steps of all rows, D width. Left out: neutral labels, and a judgement of
+the answer line, which comes after the last step.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -30,41 +32,36 @@ from harness.toolbox import (
     cosine_with_warmup,
     descend,
     draw,
-    frozen_copy,
-    hidden_states,
+    read_completions,
     sample_many,
     scalar_head,
     set_rate,
-    step_ends,
+    solution_ends,
 )
 
 HEAD = "process"
-ANSWER = re.compile(r"^A:", re.MULTILINE)
 AGGREGATES: dict[str, Callable[[torch.Tensor], torch.Tensor]]
 AGGREGATES = {"min": torch.min, "product": torch.prod, "last": lambda chance_k: chance_k[-1], "mean": torch.mean}
-Draft = tuple[TokenPair, Sequence[int], Sequence[float]]
-"""(prompt and completion, how many of its tokens reach to the end of each step, how right it is there)"""
+Draft = tuple[TokenPair, Sequence[int], Sequence[bool]]
+"""(prompt and completion, how many of its tokens reach to the end of each step, whether all is right up to there)"""
 
 
-def judged_ends(model: Model, tokens: Sequence[int]) -> list[int]:
-    """How many tokens reach to the end of each step, of those before the answer line."""
-    return step_ends(model, tokens, upto=len(ANSWER.split(model.decode(tokens), 1)[0]))
-
-
-def marked(model: Model, pairs: Sequence[TokenPair], ends: Sequence[Sequence[int]]) -> Sequences:
-    """A batch whose `completion_mask` is true where steps end and nowhere else; nowhere in a row that does not fit."""
-    rows = collate(model, pairs)
-    mask_RT = torch.zeros_like(rows.completion_mask)
+def marks(rows: Sequences, ends: Sequence[Sequence[int]]) -> torch.Tensor:
+    """(R, T) true at the last token of each step; nowhere in a row that does not fit."""
+    ends_RT = torch.zeros_like(rows.completion_mask)
     for number, counts in enumerate(ends):
         [columns] = rows.completion_mask[number].nonzero(as_tuple=True)
         if len(columns):
-            mask_RT[number, columns[[count - 1 for count in counts]]] = True
-    return replace(rows, completion_mask=mask_RT)
+            ends_RT[number, columns[[count - 1 for count in counts]]] = True
+    return ends_RT
 
 
-def step_logits(model: Model, rows: Sequences) -> torch.Tensor:
+def step_logits(model: Model, rows: Sequences, ends_RT: torch.Tensor) -> torch.Tensor:
     """(K,) log-odds that all is right so far, where steps end, row after row."""
-    logit_K: torch.Tensor = model.heads[HEAD](hidden_states(model, rows, rows.completion_mask).float()).squeeze(-1)
+    with torch.no_grad():
+        hidden_RTD, logprob_RT = read_completions(model, rows)
+    so_far_RT2 = torch.stack([logprob_RT.cummin(-1).values, logprob_RT.cumsum(-1)], -1)  # prompts say 0, the most
+    logit_K: torch.Tensor = model.heads[HEAD](torch.cat([hidden_RTD, so_far_RT2], -1)[ends_RT]).squeeze(-1)
     return logit_K
 
 
@@ -73,19 +70,21 @@ class ProcessRewardModel:
     name: ClassVar[str] = "process-reward-model"
     family: ClassVar[str] = "reinforcement-learning"
     after: ClassVar[tuple[str, ...]] = ("cot-sft",)
-    needs: ClassVar[tuple[str, ...]] = ("stepwise",)
     labels: str = "checked"
-    """`checked`: the view's. `monte-carlo`: the share of rollouts from a step of the start's own that end right."""
+    """`checked`: what the dataset says of each step of the start's solutions; where it can check none, its stepwise
+    view. `monte-carlo`: whether any rollout from the step's end, the start's own, ends right."""
     aggregate: str = "min"
     """A completion's score from the chances of its steps: `min`, `product`, `last` or `mean`; a bare answer is 0."""
+    samples: int = 4
+    """Solutions a problem, at temperature 1."""
     rollouts: int = 4
     """Completions a step, at temperature 1, for `monte-carlo`."""
     lead: str = "T: "
     """What a row of the view begins with, before its first step; a space stands between steps."""
-    batch_size: int = 16
+    batch_size: int = 32
     """Drafts an optimiser step."""
-    lr: float = 1e-3
-    """Peak learning rate; suits models of a million parameters."""
+    lr: float = 3e-2
+    """Peak learning rate of the head, which is linear and begins at 0."""
 
     def __post_init__(self) -> None:
         for value, known in ((self.labels, ("checked", "monte-carlo")), (self.aggregate, AGGREGATES)):
@@ -94,60 +93,82 @@ class ProcessRewardModel:
                 raise ValueError(msg)
 
     def train(self, model: Model, data: TrainingData, run: Run) -> None:
-        start, checked = frozen_copy(model), self.labels == "checked"
-        model.heads[HEAD] = scalar_head(model, run.seed("head"))
-        optimizer = adamw(model, self.lr)
-        for batch in run.batches(list[Any](data.stepwise if checked else data.problems), self.batch_size):
-            drafts = [self.draft(model, row) for row in batch] if checked else self.rolled_out(start, batch, data, run)
-            rows = marked(model, [pair for pair, _, _ in drafts], [ends for _, ends, _ in drafts])
-            fits = rows.completion_mask.any(-1).tolist()
+        for parameter in model.parameters():
+            parameter.requires_grad_(False)
+        model.heads[HEAD] = scalar_head(model, features=2)
+        optimizer, view = adamw(model, self.lr), self.labels == "checked" and data.check_steps is None
+        if view and not data.stepwise:
+            msg = f"{self.name}: this dataset checks no steps and has no stepwise view; set labels=monte-carlo"
+            raise ValueError(msg)
+        items, size = (data.stepwise, self.batch_size) if view else (data.problems, self.batch_size // self.samples)
+        for batch in run.batches(list[Any](items), max(1, size)):
+            drafts = [self.draft(model, row) for row in batch] if view else self.solved(model, batch, data, run)
+            rows = collate(model, [pair for pair, _, _ in drafts])
+            ends_RT = marks(rows, [ends for _, ends, _ in drafts])
+            fits = ends_RT.any(-1).tolist()
             labels = [label for (_, _, of_one), fit in zip(drafts, fits, strict=True) if fit for label in of_one]
             if not labels:  # no solution of the batch has a step
                 run.log(steps=0)
                 continue
-            logit_K, label_K = step_logits(model, rows), torch.tensor(labels, device=rows.index.device)
+            logit_K, label_K = step_logits(model, rows, ends_RT), torch.tensor(labels, device=rows.index.device).float()
             loss = F.binary_cross_entropy_with_logits(logit_K, label_K)
             set_rate(optimizer, self.lr * cosine_with_warmup(run))
             descend(loss, optimizer)
-            agreed = ((logit_K > 0) == label_K.round().bool()).float().mean()
+            agreed = ((logit_K > 0) == label_K.bool()).float().mean()
             run.log(steps=len(labels), loss=loss.item(), right=label_K.mean().item(), accuracy=agreed.item())
 
     def draft(self, model: Model, row: Stepwise) -> Draft:
         """A row as a completion; its steps must end where those of a completion to be scored will."""
         steps = [self.lead * (k == 0) + text for k, text in enumerate(row.completions)]
         tokens = model.encode_completion(" ".join(steps))
-        ends = judged_ends(model, tokens)
+        ends = solution_ends(model, tokens)
         read = [model.decode(tokens[a:b]).strip() for a, b in pairwise([0, *ends])]
         if read != [text.strip() for text in steps]:
             msg = f"row {row.id}: a step must end with its sentence or line, but {steps} are read as {read}"
             raise ValueError(msg)
-        return (model.encode_prompt(row.prompt), tokens), ends, [float(label) for label in row.labels]
+        return (model.encode_prompt(row.prompt), tokens), ends, row.labels
 
-    def rolled_out(self, start: Model, batch: Sequence[Problem], data: TrainingData, run: Run) -> list[Draft]:
-        """The start's own solutions. Math-Shepherd's soft label: the share of rollouts from a step that end right."""
-        drawn = sample_many(start, [p.prompt for p in batch], run, ids=[p.id for p in batch], n=1)
-        pairs = [(start.encode_prompt(p.prompt), c.tokens) for p, [c] in zip(batch, drawn, strict=True)]
-        ends = [judged_ends(start, tokens) for _, tokens in pairs]
-        places = [(row, pairs[row][1][:end]) for row, counts in enumerate(ends) for end in counts]
-        requests = [
-            SampleRequest((*pairs[row][0], *prefix), seeds, max_new_tokens=run.max_new_tokens)
-            for row, prefix in places
-            if (seeds := tuple(run.next_draws(batch[row].id, self.rollouts)))
+    def solved(self, model: Model, batch: Sequence[Problem], data: TrainingData, run: Run) -> list[Draft]:
+        """Solutions of the start's own; one whose steps are not told apart or cannot be labelled has none to learn."""
+        drawn = sample_many(model, [p.prompt for p in batch], run, ids=[p.id for p in batch], n=self.samples)
+        found = [(p, c, solution_ends(model, c.tokens)) for p, of_one in zip(batch, drawn, strict=True) for c in of_one]
+        if self.labels == "checked" and data.check_steps:
+            labels = [data.check_steps(problem, completion.text) for problem, completion, _ in found]
+        else:
+            labels = self.rolled_out(model, found, data, run)
+        return [
+            ((model.encode_prompt(p.prompt), c.tokens), *((ends, right) if len(right) == len(ends) else ((), ())))
+            for (p, c, ends), right in zip(found, labels, strict=True)
         ]
-        labels: list[list[float]] = [[] for _ in batch]
-        for (row, prefix), request, ways in zip(places, requests, draw(start, requests), strict=True):
-            charge(run, start, request, ways)
-            right = [data.verify(batch[row], start.decode((*prefix, *way.tokens)))[0] for way in ways]
-            labels[row].append(sum(right) / len(right))
-        return list(zip(pairs, ends, labels, strict=True))
+
+    def rolled_out(
+        self, model: Model, found: Sequence[tuple[Problem, Completion, Sequence[int]]], data: TrainingData, run: Run
+    ) -> list[tuple[bool, ...]]:
+        """Math-Shepherd's eq. (3): whether any rollout from the end of a step ends right."""
+        places = [(problem, (*c.tokens[:end],)) for problem, c, ends in found for end in ends]
+        requests = [
+            SampleRequest(
+                (*model.encode_prompt(problem.prompt), *prefix),
+                tuple(run.next_draws(problem.id, self.rollouts)),
+                max_new_tokens=run.max_new_tokens,
+            )
+            for problem, prefix in places
+        ]
+        right: list[bool] = []
+        for (problem, prefix), request, ways in zip(places, requests, draw(model, requests), strict=True):
+            charge(run, model, request, ways)
+            right.append(any(data.verify(problem, model.decode((*prefix, *way.tokens)))[0] for way in ways))
+        labels = iter(right)
+        return [tuple(next(labels) for _ in ends) for _, _, ends in found]
 
     @torch.no_grad()
     def score(self, model: Model, prompt: Prompt, completions: Sequence[Completion], run: Run) -> list[Scores]:
         del run  # the meter sees the forward pass by itself
         pairs = [(model.encode_prompt(prompt), completion.tokens) for completion in completions]
-        rows = marked(model, pairs, [judged_ends(model, tokens) for _, tokens in pairs])
-        chance_K, counts = step_logits(model, rows).sigmoid(), rows.completion_mask.sum(-1).tolist()
-        chances, whole = torch.split(chance_K, counts), AGGREGATES[self.aggregate]
+        rows = collate(model, pairs)
+        ends_RT = marks(rows, [solution_ends(model, tokens) for _, tokens in pairs])
+        chances = torch.split(step_logits(model, rows, ends_RT).sigmoid(), ends_RT.sum(-1).tolist())
+        whole = AGGREGATES[self.aggregate]
         return [
             Scores(float(whole(chance_k)) if len(chance_k) else 0.0, tuple(chance_k.tolist())) for chance_k in chances
         ]

@@ -48,6 +48,10 @@ def test_it_says_of_drafts_what_their_maker_knows(style):
     assert told > 0.99 * len(PROBLEMS)
 
 
+def test_a_problem_without_steps_says_nothing():
+    assert check_steps([], "T: 22.\nA: 22") == ()
+
+
 def test_side_steps_are_found_in_the_row_again():
     for problem in PROBLEMS:
         assert read(row(problem)) in (None, problem.steps)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from harness.toolbox import step_ends
+from harness.toolbox import solution_ends, step_ends
 
 
 @pytest.mark.parametrize(
@@ -38,3 +38,22 @@ def test_a_token_that_begins_the_next_step_is_not_read():
     assert step_ends(Words(), ["T: 1", ".\n", "2", "."]) == [2, 4]
     assert step_ends(Words(), ["T: ", "1", ". 2", "."]) == [2, 4]
     assert step_ends(Words(), ["1. 2. 3", "."]) == [2]  # no token is the end of two steps
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("T: 10+12=22. 22/2=11.\nA: 11", ["T: 10+12=22.", "22/2=11."]),
+        ("T: 22. 11.\nA: 11", ["T: 22.", "11."]),
+        ("T: 32+8 is 40. 40-8 is 32", ["T: 32+8 is 40.", "40-8 is 32"]),
+        ("It is 3.5 each! So 7 in all\nwhich is it \n\nA: 7", ["It is 3.5 each!", "So 7 in all", "which is it"]),
+        ("A: 11", []),
+        ("Alas 3. A: 3.\nA: 4", ["Alas 3.", "A: 3."]),
+        ("", []),
+        (" \n", []),
+    ],
+)
+def test_steps_of_a_solution_end_before_its_answer_line(tiny_model, text, read):
+    tokens = tiny_model.encode_completion(text)
+    ends = solution_ends(tiny_model, tokens)
+    assert [tiny_model.decode(tokens[a:b]).strip() for a, b in zip([0, *ends], ends, strict=False)] == read

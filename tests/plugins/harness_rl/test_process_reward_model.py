@@ -13,9 +13,9 @@ from transformers import LlamaForTokenClassification
 from harness import Completion, Problem, Run, Stepwise
 from harness.builtin.causal_lm import CausalLM
 from harness.builtin.devices import Cpu
-from harness.toolbox import scalar_head
+from harness.toolbox import collate, scalar_head
 from harness_rl import process_reward_model as module
-from harness_rl.process_reward_model import HEAD, ProcessRewardModel, judged_ends, marked, step_logits
+from harness_rl.process_reward_model import HEAD, ProcessRewardModel, marks, step_logits
 
 TEXT = "T: 10+12=22. 22/2=11.\nA: 11"
 
@@ -23,8 +23,7 @@ TEXT = "T: 10+12=22. 22/2=11.\nA: 11"
 @pytest.fixture
 def judge(tiny_model):
     """The random model with a head that is not zero."""
-    tiny_model.heads[HEAD] = torch.nn.Linear(tiny_model.size.width, 1)
-    torch.nn.init.normal_(tiny_model.heads[HEAD].weight, generator=torch.Generator().manual_seed(1))
+    tiny_model.heads[HEAD] = scalar_head(tiny_model, seed=1, features=2)
     return tiny_model
 
 
@@ -48,26 +47,7 @@ def scores(model, *completions, **options):
 # -- where steps end
 
 
-@pytest.mark.parametrize(
-    ("text", "read"),
-    [
-        (TEXT, ["T: 10+12=22.", "22/2=11."]),
-        ("T: 22. 11.\nA: 11", ["T: 22.", "11."]),
-        ("T: 32+8 is 40. 40-8 is 32", ["T: 32+8 is 40.", "40-8 is 32"]),
-        ("It is 3.5 each! So 7 in all\nwhich is it \n\nA: 7", ["It is 3.5 each!", "So 7 in all", "which is it"]),
-        ("A: 11", []),
-        ("Alas 3. A: 3.\nA: 4", ["Alas 3.", "A: 3."]),
-        ("", []),
-        (" \n", []),
-    ],
-)
-def test_steps_end_with_their_sentence_or_line(tiny_model, text, read):
-    tokens = tiny_model.encode_completion(text)
-    ends = judged_ends(tiny_model, tokens)
-    assert [tiny_model.decode(tokens[a:b]).strip() for a, b in zip([0, *ends], ends, strict=False)] == read
-
-
-def test_every_row_of_the_embedded_world_has_as_many_judged_ends_as_labels():
+def test_every_row_of_the_embedded_world_has_as_many_ends_as_labels():
     model = CausalLM.load(files("harness_world") / "base", Cpu())
     lines = (files("harness_world") / "files" / "stepwise.jsonl").read_text(encoding="utf-8").splitlines()
     for said in map(json.loads, lines[::8]):
@@ -79,10 +59,11 @@ def test_every_row_of_the_embedded_world_has_as_many_judged_ends_as_labels():
 
 def test_the_marks_follow_a_prompt_that_was_cut_and_leave_out_a_row_that_does_not_fit(judge):
     prompt, tokens = judge.encode_prompt("1" * 120), judge.encode_completion(TEXT)
-    rows = marked(judge, [(prompt, tokens), (prompt, [9] * 200)], [judged_ends(judge, tokens), [5]])
+    rows = collate(judge, [(prompt, tokens), (prompt, [9] * 200)])
+    ends_RT = marks(rows, [[12, 21], [5]])
     assert rows.shortened == rows.dropped == 1
-    assert rows.completion_mask.sum(-1).tolist() == [2, 0]
-    [columns] = rows.completion_mask[0].nonzero(as_tuple=True)
+    assert ends_RT.sum(-1).tolist() == [2, 0]
+    [columns] = ends_RT[0].nonzero(as_tuple=True)
     assert [judge.decode(rows.input_ids[0, : c + 1])[-4:] for c in columns] == ["=22.", "=11."]
 
 
@@ -95,12 +76,18 @@ def test_a_row_whose_steps_end_elsewhere_is_named(judge):
 # -- scores
 
 
-def test_a_step_is_judged_by_the_hidden_state_of_its_last_token(judge):
+def test_a_step_is_judged_by_hidden_state_and_log_probabilities_up_to_its_end(judge):
     ids, tokens = judge.encode_prompt("1+1?"), judge.encode_completion(TEXT)
-    hidden_TD = judge.module(torch.tensor([ids + tokens]), output_hidden_states=True).hidden_states[-1][0]
-    ends = [len(ids) + len(text) - 1 for text in ("T: 10+12=22.", "T: 10+12=22. 22/2=11.")]  # a token a character
+    output = judge.module(torch.tensor([ids + tokens]), output_hidden_states=True)
+    ends = [len(ids) + len(text) for text in ("T: 10+12=22.", "T: 10+12=22. 22/2=11.")]  # a token a character
+    logprob_T = output.logits[0, :-1].log_softmax(-1)[range(len(ids + tokens) - 1), (ids + tokens)[1:]]
+    wanted = []
+    for end in ends:
+        said_T = logprob_T[len(ids) - 1 : end - 1]
+        read = torch.cat([output.hidden_states[-1][0, end - 1], torch.stack([said_T.min(), said_T.sum()])])
+        wanted.append(judge.heads[HEAD](read).sigmoid().item())
     [score] = scores(judge, completion(judge, TEXT))
-    assert score.steps == pytest.approx(judge.heads[HEAD](hidden_TD[ends])[:, 0].sigmoid().tolist(), abs=1e-5)
+    assert score.steps == pytest.approx(wanted, abs=1e-5)
 
 
 def test_later_steps_change_nothing_and_nor_do_other_rows(judge):
@@ -140,11 +127,11 @@ def test_a_choice_that_is_unknown_is_refused(field, value):
 # -- training
 
 
-def test_the_first_loss_is_that_of_a_head_by_hand(train, tiny_model, stepwise_data):
+def test_the_first_loss_is_that_of_a_head_by_hand(train, judge, stepwise_data, monkeypatch):
     """One batch holds all rows: - mean log p of right steps and log (1 - p) of wrong ones, over all 32 steps."""
-    before = tiny_model.clone()
+    before = judge.clone()
+    monkeypatch.setattr(module, "scalar_head", lambda model, features: scalar_head(model, seed=1, features=features))
     run = train(ProcessRewardModel(batch_size=16), tokens=100, data=stepwise_data)
-    before.heads[HEAD] = scalar_head(before, Run(7).seed("head"))
     total = 0.0
     for row in stepwise_data.stepwise:
         text = "T: " + " ".join(row.completions)
@@ -155,17 +142,18 @@ def test_the_first_loss_is_that_of_a_head_by_hand(train, tiny_model, stepwise_da
     assert (point["steps"], point["right"]) == (32, 0.5)
 
 
-def test_an_undecided_head_costs_ln_2(train, stepwise_data, monkeypatch):
-    def zeros(model, seed):
-        del seed
-        head = torch.nn.Linear(model.size.width, 1)
-        torch.nn.init.zeros_(head.weight)
-        torch.nn.init.zeros_(head.bias)
-        return head
-
-    monkeypatch.setattr(module, "scalar_head", zeros)
+def test_an_undecided_head_costs_ln_2(train, stepwise_data):
     run = train(ProcessRewardModel(batch_size=16), tokens=100, data=stepwise_data)
     assert run.curve[0]["loss"] == pytest.approx(math.log(2), rel=1e-6)
+
+
+def test_the_head_alone_is_trained(train, tiny_model, stepwise_data):
+    before = {name: weight.clone() for name, weight in tiny_model.module.state_dict().items()}
+    run = train(ProcessRewardModel(batch_size=8), tokens=2000, data=stepwise_data)
+    assert all(torch.equal(before[name], weight) for name, weight in tiny_model.module.state_dict().items())
+    assert tiny_model.heads[HEAD].weight.all()
+    assert sum(p.numel() for p in tiny_model.parameters() if p.requires_grad) == tiny_model.size.width + 3
+    assert run.ledger.trained_tokens == 0 < run.ledger.scored_tokens
 
 
 def test_a_row_that_does_not_fit_is_counted_and_its_labels_are_left_out(train, stepwise_data, make_model):
@@ -182,9 +170,9 @@ def test_a_row_that_does_not_fit_is_counted_and_its_labels_are_left_out(train, s
 
 
 def test_it_learns_which_steps_are_right(train, tiny_model, stepwise_data):
-    run = train(ProcessRewardModel(lr=3e-3, batch_size=8), tokens=20_000, data=stepwise_data)
+    run = train(ProcessRewardModel(batch_size=8), tokens=60_000, data=stepwise_data)
     assert run.curve[-1]["accuracy"] > 0.9
-    assert run.ledger.sampled_tokens == run.ledger.scored_tokens == 0
+    assert run.ledger.sampled_tokens == 0
     right, wrong = (completion(tiny_model, f"T: {text}\nA: 1") for text in ("7+0=7. 7+0=7.", "7+0=7. 7-4=3."))
     good, bad = ProcessRewardModel().score(tiny_model, "1+1?", [right, wrong], Run(0))
     assert good.total > 0.5 > bad.total
@@ -202,7 +190,8 @@ def test_the_loss_is_that_of_the_token_classifier_that_trl_trains(judge):
     classifier.model.load_state_dict(judge.module.model.state_dict())
     classifier.eval()
     with torch.no_grad():
-        classifier.score.weight.copy_(torch.cat([torch.zeros(1, judge.size.width), judge.heads[HEAD].weight]))
+        judge.heads[HEAD].weight[:, -2:] = 0  # TRL reads no log-probabilities
+        classifier.score.weight.copy_(torch.cat([torch.zeros(1, judge.size.width), judge.heads[HEAD].weight[:, :-2]]))
         classifier.score.bias.copy_(torch.tensor([0.0, float(judge.heads[HEAD].bias)]))
     prompts, pad = ["1+1?", "Tom has 12 and 10"], -100
     ids, wanted, drafts = [], [], []
@@ -211,8 +200,8 @@ def test_the_loss_is_that_of_the_token_classifier_that_trl_trains(judge):
         pieces = [judge.encode_completion(steps[k] + ".")[:-1] for k in of_row]
         start = judge.encode_prompt(prompt)
         ids.append([*start, *(token for piece in pieces for token in piece)])
-        marks = [label for k in of_row for label in [pad] * (len(pieces[k]) - 1) + [int(labels[k])]]
-        wanted.append([pad] * len(start) + marks)
+        of_tokens = [label for k in of_row for label in [pad] * (len(pieces[k]) - 1) + [int(labels[k])]]
+        wanted.append([pad] * len(start) + of_tokens)
         texts = tuple(steps[k].removeprefix("T: ").strip() + "." for k in of_row)
         row = Stepwise(str(number), prompt, texts, labels[: len(texts)])
         drafts.append(ProcessRewardModel().draft(judge, row))
@@ -222,22 +211,23 @@ def test_the_loss_is_that_of_the_token_classifier_that_trl_trains(judge):
         attention_mask=torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in ids]),
         labels=torch.tensor([row + [pad] * (width - len(row)) for row in wanted]),
     ).loss
-    rows = marked(judge, [pair for pair, _, _ in drafts], [ends for _, ends, _ in drafts])
-    label_K = torch.tensor([label for _, _, of_row in drafts for label in of_row])
-    ours = torch.nn.functional.binary_cross_entropy_with_logits(step_logits(judge, rows), label_K)
+    rows = collate(judge, [pair for pair, _, _ in drafts])
+    logit_K = step_logits(judge, rows, marks(rows, [ends for _, ends, _ in drafts]))
+    label_K = torch.tensor([label for _, _, of_row in drafts for label in of_row]).float()
+    ours = torch.nn.functional.binary_cross_entropy_with_logits(logit_K, label_K)
     assert ours.item() == pytest.approx(theirs.item(), rel=1e-5)
 
 
-# -- labels by rollouts
+# -- labels of the start's own solutions
 
 
-def draws(monkeypatch, judge, texts, verdicts):
+def draws(monkeypatch, judge, texts, verdicts=("",)):
     """Let the start answer `texts`, and every rollout from a prefix what `verdicts` says; the requests that it got."""
     asked = []
 
     def solve(model, prompts, run, ids, n):
-        assert n == 1
-        return [[completion(judge, text)] for text in texts]
+        assert len(texts) == len(prompts) * n
+        return [[completion(judge, text) for text in texts[k * n : (k + 1) * n]] for k in range(len(prompts))]
 
     def go_on(model, requests):
         asked.extend(requests)
@@ -248,15 +238,40 @@ def draws(monkeypatch, judge, texts, verdicts):
     return asked
 
 
-def test_a_soft_label_is_the_share_of_rollouts_that_end_right(judge, toy_data, monkeypatch):
+def test_the_dataset_checks_the_steps_of_the_start_s_solutions(judge, toy_data, monkeypatch):
+    """A text without steps, and one with other steps than were checked, have no label."""
+    told = {TEXT: (True, False), "T: 2.\nA: 2": (True,), "A: 3": (), "T: 1. 2.\nA: 2": (True,)}
+    seen = []
+    data = dataclasses.replace(toy_data, check_steps=lambda p, text: (seen.append((p.id, text)), told[text])[1])
+    asked = draws(monkeypatch, judge, list(told))
+    batch = [Problem("a", "10+12?", "11"), Problem("b", "1+1?", "2")]
+    drafts = ProcessRewardModel(samples=2).solved(judge, batch, data, Run(3))
+    assert seen == list(zip("aabb", told, strict=True))
+    assert asked == []
+    assert [(ends, labels) for _, ends, labels in drafts] == [
+        ([12, 21], (True, False)),
+        ([5], (True,)),
+        ([], ()),
+        ((), ()),
+    ]
+    assert drafts[0][0] == (judge.encode_prompt("10+12?"), tuple(judge.encode_completion(TEXT)))
+
+
+def test_checked_solutions_are_preferred_to_the_view(train, stepwise_data):
+    data = dataclasses.replace(stepwise_data, check_steps=lambda problem, text: ())
+    run = train(ProcessRewardModel(samples=2, batch_size=8), tokens=500, data=data)
+    assert run.ledger.sampled_tokens > 0
+
+
+def test_a_label_is_whether_any_rollout_ends_right(judge, toy_data, monkeypatch):
     batch = [Problem("a", "10+12?", "11"), Problem("b", "1+1?", "2"), Problem("c", "1?", "1")]
-    asked = draws(monkeypatch, judge, [TEXT, "T: 2.\nA: 2", ""], ["\nA: 11", "\nA: 4", "\nA: 11", "\nA: 2"])
+    asked = draws(monkeypatch, judge, [TEXT, "T: 3.\nA: 2", ""], ["\nA: 11", "\nA: 4", "\nA: 11", "\nA: 5"])
     run = Run(3, max_new_tokens=40)
-    drafts = ProcessRewardModel(rollouts=4).rolled_out(judge, batch, toy_data, run)
-    assert [labels for _, _, labels in drafts] == [[0.5, 0.5], [0.25], []]
+    drafts = ProcessRewardModel(labels="monte-carlo", samples=1, rollouts=4).solved(judge, batch, toy_data, run)
+    assert [labels for _, _, labels in drafts] == [(True, True), (False,), ()]
     assert [len(ends) for _, ends, _ in drafts] == [2, 1, 0]
     # prefix continuation: the ids of the prompt, then those of the prefix, as they were drawn
-    prefixes = ["T: 10+12=22.", "T: 10+12=22. 22/2=11.", "T: 2."]
+    prefixes = ["T: 10+12=22.", "T: 10+12=22. 22/2=11.", "T: 3."]
     prompts = [batch[k].prompt for k in (0, 0, 1)]
     for request, prompt, prefix in zip(asked, prompts, prefixes, strict=True):
         ids = judge.encode_prompt(prompt)
@@ -272,40 +287,32 @@ def test_a_prefix_is_verified_together_with_what_follows_it(judge, toy_data, mon
     seen = []
     data = dataclasses.replace(toy_data, verify=lambda problem, text: (seen.append(text), (True, text))[1])
     draws(monkeypatch, judge, ["T: 2.\nA: 2"], ["\nA: 5"])
-    ProcessRewardModel(rollouts=1).rolled_out(judge, [Problem("b", "1+1?", "2")], data, Run(3))
+    method = ProcessRewardModel(labels="monte-carlo", samples=1, rollouts=1)
+    method.solved(judge, [Problem("b", "1+1?", "2")], data, Run(3))
     assert seen == ["T: 2.\nA: 5"]
 
 
-def test_it_learns_from_rollouts_of_a_start_that_stays_as_it_was(train, tiny_model, toy_data, monkeypatch):
-    starts, real = [], module.draw
-
-    def watch(model, requests):
-        starts.append(model.fingerprint())
-        return real(model, requests)
-
-    before = tiny_model.fingerprint()
-    monkeypatch.setattr(module, "draw", watch)
+def test_it_learns_from_rollouts(train, tiny_model, toy_data):
     data = dataclasses.replace(toy_data, verify=lambda problem, text: ("7" in text, text))
-    run = train(ProcessRewardModel(labels="monte-carlo", rollouts=2, batch_size=6), tokens=6000, data=data)
-    assert len(starts) > 2
-    assert set(starts) == {before}
-    assert tiny_model.fingerprint() != before
+    method = ProcessRewardModel(labels="monte-carlo", samples=2, rollouts=2, batch_size=6)
+    run = train(method, tokens=6000, data=data)
+    assert tiny_model.heads[HEAD].weight.any()
     ledger = run.ledger
-    assert ledger.sampled_tokens + ledger.prompt_tokens - ledger.reused_tokens > ledger.trained_tokens > 0
+    assert ledger.sampled_tokens + ledger.prompt_tokens - ledger.reused_tokens > ledger.scored_tokens > 0
     assert any(0 < point["right"] < 1 for point in run.curve)
     assert all(re.fullmatch("steps|loss|right|accuracy|tokens|seconds", name) for name in run.curve[0])
 
 
 def test_a_batch_without_steps_says_so(train, toy_data, judge, monkeypatch):
-    draws(monkeypatch, judge, [""] * 12, ["\nA: 1"])
+    draws(monkeypatch, judge, [""] * 12)
     data = dataclasses.replace(toy_data, problems=toy_data.problems[:12])
     run = Run(7, budget=50)
     monkeypatch.setattr(Run, "batches", lambda self, items, size: iter([items]))
-    ProcessRewardModel(labels="monte-carlo").train(judge, data, run)
+    ProcessRewardModel(labels="monte-carlo", samples=1).train(judge, data, run)
     assert [point["steps"] for point in run.curve] == [0]
     assert "loss" not in run.curve[0]
 
 
-def test_without_labels_it_says_so(train):
-    with pytest.raises(ValueError, match="nothing to train on"):
+def test_without_labels_it_says_what_to_do(train):
+    with pytest.raises(ValueError, match="checks no steps and has no stepwise view; set labels=monte-carlo"):
         train(ProcessRewardModel())
