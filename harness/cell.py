@@ -69,6 +69,7 @@ def train_stage(bench: Bench, progress: Progress) -> dict[str, Any]:
         "general_loss": known,
         "ledger": dataclasses.asdict(run.ledger),
         "curve": run.curve,
+        "stopped": run.stopped,
         "peak_memory_bytes": bench.device.peak_memory_bytes(),
         "machine": dict(bench.device.describe()),
     }

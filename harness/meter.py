@@ -128,6 +128,8 @@ class Run:
     curve: list[dict[str, float]] = field(default_factory=list)
     judged: dict[Completion, Scores] = field(default_factory=dict)
     """What the scorer said of the completions that it was asked about."""
+    stopped: str | None = None
+    """Why training ended before its budget did."""
     on_progress: Callable[[float], None] | None = None
     _draws: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
     _handles: list[Any] = field(default_factory=list)
@@ -155,7 +157,9 @@ class Run:
 
     @property
     def left(self) -> float:
-        """Tokens left, infinity where there is no budget."""
+        """Tokens left: infinity where there is no budget, none once the run was stopped."""
+        if self.stopped:
+            return 0
         return math.inf if self.budget is None else max(0, self.budget - self.spent)
 
     @property
@@ -289,6 +293,10 @@ class Run:
                 raise DivergedError(msg)
         seconds = time.perf_counter() - self._started
         self.curve.append({"tokens": self.spent, "seconds": round(seconds, 3), **numbers})
+
+    def stop(self, reason: str) -> None:
+        """End training after this batch; the row says why."""
+        self.stopped = reason
 
     # -- what answerers ask for
 

@@ -9,7 +9,12 @@ from harness.bench import Bench
 from harness.contracts import Answer, Completion, Dataset, Problem, StepChecker
 from harness.meter import Run
 from harness.plan import SCHEMA
+from harness.statistics import mean
 
+OF_A_STAGE = (
+    *("method", "key", "seconds", "ledger", "peak_memory_bytes"),
+    *("trainable_parameters", "general_loss", "stopped"),
+)
 DIGITS = 6
 """Significant ones of a score that is kept."""
 
@@ -50,8 +55,15 @@ def training_facts(bench: Bench) -> list[dict[str, Any]]:
     if scorer and scorer["stage"]:
         roles.setdefault(scorer["stage"], "scorer")
     found = [(role, stage[1]) for key, role in roles.items() if (stage := bench.store.stage(key))]
-    kept = ("method", "key", "seconds", "ledger", "peak_memory_bytes", "trainable_parameters", "general_loss")
-    return [{"role": role, **{k: facts.get(k) for k in kept}} for role, facts in found]
+    return [
+        {"role": role, **{name: facts.get(name) for name in OF_A_STAGE}, "wasted": wasted(facts)}
+        for role, facts in found
+    ]
+
+
+def wasted(facts: Mapping[str, Any]) -> float | None:
+    """Mean share of a stage's rollouts that taught nothing, of the batches that say so."""
+    return mean(point["wasted"] for point in facts.get("curve") or () if "wasted" in point)
 
 
 def is_right(dataset: Dataset, problem: Problem, answer: Answer, *, upper_bound: bool) -> bool:

@@ -24,7 +24,7 @@ Row = Mapping[str, Any]
 SCHEMA = 1
 FIGURES = (
     *("sampled_accuracy", "parse_failures", "truncated"),
-    *("trainable_parameters", "forgetting", "dropped_rows", "shortened_rows"),
+    *("trainable_parameters", "forgetting", "wasted", "stopped", "dropped_rows", "shortened_rows"),
 )
 COST = ("tokens_per_question", "train_s", "train_tokens", "flops", "train_flops")
 ACCURACY = (
@@ -91,6 +91,7 @@ def _note(row: Row) -> str:
     labels = [label for label in ("upper bound", "control") if row.get(label.replace(" ", "_"))]
     status = [] if row["status"] == "ok" else [row["status"]]
     missed = [f"{row['dropped_rows']:.0f} completions did not fit the context"] if row.get("dropped_rows") else []
+    missed += ["training was stopped, as the policy ran away"] if row.get("stopped") else []
     reason = " ".join(str(row.get("reason") or "").split())
     reason = reason if len(reason) <= 120 else f"{reason[:117]}..."  # noqa: PLR2004
     return "; ".join([*labels, *status, *missed, *([reason] if reason else [])])
@@ -121,6 +122,7 @@ _COLUMNS = {
             _number("forgetting"),
             "loss on text of before, nats a token more than the base model's",
         ),
+        Column("wasted %", _percent("wasted"), "rollouts of training that taught nothing"),
         Column("problems", _number("n"), "questions a seed"),
         Column("seeds", lambda row: str(len(row["seeds"])), "repeats with other data order and sampling", 1),
         _NOTE,

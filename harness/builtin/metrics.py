@@ -56,8 +56,10 @@ def training(record: Mapping[str, Any]) -> Figures:
     """Parameters that the last stage of the policy trained, what was forgotten, and what did not fit the context.
 
     `forgetting` is by how much the loss on earlier knowledge rose, in nats a token over the whole chain of stages, from
-    the base model on; below 0 it is a gain. `dropped_rows` are completions longer than the context, of which nothing
-    was learnt, `shortened_rows` prompts that were cut on their left; each counts once for every time it came up.
+    the base model on; below 0 it is a gain. `wasted` is the share of the last stage's rollouts that taught nothing;
+    `stopped` is 1 where a stage was ended because its policy ran away. `dropped_rows` are completions longer than the
+    context, of which nothing was learnt, `shortened_rows` prompts that were cut on their left; each counts once for
+    every time it came up.
     """
     stages = [stage for stage in record.get("training") or [] if stage.get("role") == "policy"]
     losses = [stage.get("general_loss") or [None, None] for stage in stages]
@@ -65,6 +67,8 @@ def training(record: Mapping[str, Any]) -> Figures:
     return {
         "trainable_parameters": stages[-1].get("trainable_parameters") if stages else None,
         "forgetting": losses[-1][1] - losses[0][0] if known else None,
+        "wasted": stages[-1].get("wasted") if stages else None,
+        "stopped": float(any(stage.get("stopped") for stage in stages)) if stages else None,
         **{
             name: math.fsum(stage["ledger"].get(name, 0) for stage in stages) if stages else None
             for name in ("dropped_rows", "shortened_rows")
@@ -87,7 +91,7 @@ def harness_metrics() -> list[Metric]:
             "training",
             "parameters that were trained, and what was forgotten",
             training,
-            columns=("trainable_parameters", "forgetting", "dropped_rows", "shortened_rows"),
+            columns=("trainable_parameters", "forgetting", "wasted", "stopped", "dropped_rows", "shortened_rows"),
         ),
         Metric("verifier", "what the scorer's judgements of samples and of their steps are worth", verifier),
     ]

@@ -24,6 +24,8 @@ from harness.toolbox.training import accumulate
 Reward = Callable[[Problem, Completion], float]
 DRIFT_EVERY = 4
 """Steps between two measurements of how far a policy is from its start."""
+KL_BOUND = 1.0
+"""Nats a token from its start beyond which a policy has run away. What learns stays below a quarter of that."""
 
 
 def verified(data: TrainingData) -> Reward:
@@ -162,17 +164,26 @@ def kl_estimate(policy_RT: torch.Tensor, reference_RT: torch.Tensor) -> torch.Te
     return (-distance_RT).exp() - 1 + distance_RT
 
 
+def hold(run: Run, kl: float) -> None:
+    """End training where the policy has run away: its `kl` to the start, in nats a token, is above `KL_BOUND`."""
+    if kl > KL_BOUND:
+        run.stop(f"the KL to the start was {kl:.2f} nats a token, above {KL_BOUND:g}")
+
+
 @torch.no_grad()
-def drift(model: Model, reference: Model, rollouts: Rollouts, step: int) -> dict[str, float]:
+def drift(model: Model, reference: Model, rollouts: Rollouts, step: int, run: Run) -> dict[str, float]:
     """`kl`, KL(pi || pi_ref) in nats a token, estimated on the completions of the first problem; both models read them.
 
-    As reading costs tokens, it is measured in every `DRIFT_EVERY`-th step alone; in others there is no such fact.
+    As reading costs tokens, it is measured in every `DRIFT_EVERY`-th step alone; in others there is no such fact. Where
+    it has run away, training is ended: see `hold`.
     """
     if step % DRIFT_EVERY:
         return {}
     rows = rollouts.sequences.select(torch.arange(rollouts.n, device=rollouts.rewards.device))
     kl_RT = kl_estimate(token_logprobs(model, rows), token_logprobs(reference, rows))
-    return {"kl": float(kl_RT.sum()) / max(1, rows.tokens)}
+    kl = float(kl_RT.sum()) / max(1, rows.tokens)
+    hold(run, kl)
+    return {"kl": kl}
 
 
 def _places(sequences: Sequences, part: Sequences) -> torch.Tensor:

@@ -53,12 +53,12 @@ Ranked = tuple[TokenPair, TokenPair]
 def teach(judge: Model, optimizer: torch.optim.Optimizer, pairs: Sequence[Ranked]) -> dict[str, float]:
     """One step of the reward model; none where no problem had both kinds."""
     if not pairs:
-        return {"pairs": 0.0}
+        return {}
     rows = collate(judge, [right for right, _ in pairs] + [wrong for _, wrong in pairs])
     right_B, wrong_B = final_values(judge, rows, judge.heads[HEAD]).chunk(2)
     loss = -F.logsigmoid(right_B - wrong_B).mean()
     descend(loss, optimizer)  # no decay: the last iteration's policy is as new to it as the first's
-    return {"judge_loss": loss.item(), "ranked": (right_B > wrong_B).float().mean().item(), "pairs": len(pairs)}
+    return {"judge_loss": loss.item(), "ranked": (right_B > wrong_B).float().mean().item()}
 
 
 @dataclass(frozen=True)
@@ -91,12 +91,13 @@ class AdaptiveRewardRL:
         for step, batch in enumerate(run.batches(data.problems, self.problems)):
             teaches = run.progress * self.iterations % 1 < self.labelled  # where in its iteration the budget stands
             rollouts = roll_out(model, batch, run, self.samples, label)
-            facts = drift(model, start, rollouts, step)
+            facts = drift(model, start, rollouts, step, run)
             if teaches:
                 fresh = self.ranked(model, rollouts, run)
                 again = random.Random(run.seed("replay", step)).sample(  # noqa: S311 - data order, not secrets
                     seen, min(len(seen), round(self.replay * len(fresh)))
                 )
+                facts["wasted"] = 1 - 2 * len(fresh) / len(rollouts.completions)
                 facts |= teach(judge, judge_optimizer, [*fresh, *again])
                 seen += fresh
             else:

@@ -27,6 +27,8 @@ from harness.toolbox import (
     coin,
     collate,
     cosine_with_warmup,
+    drift,
+    frozen_copy,
     old_logprobs,
     policy_gradient,
     roll_out,
@@ -88,14 +90,15 @@ class DAPO:
                 raise ValueError(msg)
 
     def train(self, model: Model, data: TrainingData, run: Run) -> None:
-        reward, optimizer = self.reward(data, run), adamw(model, self.lr)
+        reward, start, optimizer = self.reward(data, run), frozen_copy(model), adamw(model, self.lr)
         kept: list[Group] = []
         draws = 0
-        for batch in run.batches(data.problems, self.problems):
+        for step, batch in enumerate(run.batches(data.problems, self.problems)):
             rollouts = roll_out(model, batch, run, self.samples, reward)
             mixed = mixed_groups(rollouts)
             kept, draws = kept + mixed, draws + 1
-            facts = {"equal": 1 - len(mixed) / len(batch), "groups": float(len(kept))}
+            facts = drift(model, start, rollouts, step, run)
+            facts |= {"wasted": 1 - len(mixed) / len(batch), "groups": float(len(kept))}
             if len(kept) >= self.problems or draws == self.draws:
                 facts |= self.learn(model, kept, run, optimizer)
                 kept, draws = [], 0

@@ -60,15 +60,15 @@ class DrGRPO:
         reward, start, optimizer = self.reward(data, run), frozen_copy(model), adamw(model, self.lr)
         for step, batch in enumerate(run.batches(data.problems, self.problems)):
             rollouts = roll_out(model, batch, run, self.samples, reward)
-            facts = drift(model, start, rollouts, step)
+            facts = drift(model, start, rollouts, step, run)
             advantage_Bn = centred_rewards(rollouts.by_problem(rollouts.rewards))
             # L_max is the longest completion allowed, not the batch's longest: every token weighs the same, always.
             weight_R = torch.full_like(rollouts.rewards, 1 / (len(rollouts.rewards) * run.max_new_tokens))
             facts |= policy_gradient(model, rollouts.sequences, advantage_Bn.view(-1, 1), weight_R)
             set_rate(optimizer, self.lr * cosine_with_warmup(run))
             update(optimizer)
-            equal = float((advantage_Bn == 0).all(-1).float().mean())  # groups that taught nothing
-            run.log(**rollouts.facts(), **facts, equal=equal)
+            wasted = float((advantage_Bn == 0).all(-1).float().mean())  # groups that taught nothing
+            run.log(**rollouts.facts(), **facts, wasted=wasted)
 
     def reward(self, data: TrainingData, run: Run) -> Reward:
         """What a completion is worth."""

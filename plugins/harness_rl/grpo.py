@@ -62,15 +62,15 @@ class GRPO:
         reward, start, optimizer = self.reward(data, run), frozen_copy(model), adamw(model, self.lr)
         for step, batch in enumerate(run.batches(data.problems, self.problems)):
             rollouts = roll_out(model, batch, run, self.samples, reward)
-            facts = drift(model, start, rollouts, step)
+            facts = drift(model, start, rollouts, step, run)
             advantage_Bn = group_advantages(rollouts.by_problem(rollouts.rewards))
             # A mean over rows of means over tokens: within a long completion, every token weighs less.
             weight_R = 1 / (len(rollouts.rewards) * rollouts.lengths.clamp(min=1))
             facts |= policy_gradient(model, rollouts.sequences, advantage_Bn.view(-1, 1), weight_R)
             set_rate(optimizer, self.lr * cosine_with_warmup(run))
             update(optimizer)
-            equal = float((advantage_Bn == 0).all(-1).float().mean())  # groups that taught nothing
-            run.log(**rollouts.facts(), **facts, equal=equal)
+            wasted = float((advantage_Bn == 0).all(-1).float().mean())  # groups that taught nothing
+            run.log(**rollouts.facts(), **facts, wasted=wasted)
 
     def reward(self, data: TrainingData, run: Run) -> Reward:
         """What a completion is worth."""

@@ -111,7 +111,7 @@ class ImplicitRewardModel:
             drawn = sample_many(start, [p.prompt for p in batch], run, ids=[p.id for p in batch], n=self.samples)
             groups = list(zip(batch, drawn, strict=True))
             right, wrong = ranked_pairs(start, groups, lambda p, c: data.verify(p, c.text)[0], run, self.pairs)
-            facts: dict[str, float] = {"pairs": len(right)}
+            facts: dict[str, float] = {"wasted": 1 - 2 * len(right) / (self.samples * len(batch))}
             if right:  # else every problem was solved, or none: nothing to compare
                 facts |= learn(model, start, collate(model, right + wrong), self.beta)
                 set_rate(optimizer, self.lr * cosine_with_warmup(run))

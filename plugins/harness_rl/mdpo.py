@@ -76,9 +76,9 @@ class MDPO:
         reward, start, optimizer = self.reward(data, run), frozen_copy(model), adamw(model, self.lr)
         for batch in run.batches(data.problems, self.problems):
             rows = self.draw_groups(start, batch, run, reward)
-            usable = len(rows) / (2 * self.group * len(batch))
+            wasted = 1 - len(rows) / (2 * self.group * len(batch))
             if not rows:  # too few of one kind everywhere: nothing to compare
-                run.log(usable=usable)
+                run.log(wasted=wasted)
                 continue
             sequences = collate(model, rows)
             with torch.no_grad():
@@ -89,7 +89,7 @@ class MDPO:
             descend(loss, optimizer)
             right_P, wrong_P = group_means(ratio_R.detach(), self.group)
             margin, right = (right_P - wrong_P).mean(), right_P.mean()
-            run.log(loss=loss.item(), margin=margin.item(), right=right.item(), usable=usable)
+            run.log(loss=loss.item(), margin=margin.item(), right=right.item(), wasted=wasted)
 
     def draw_groups(self, start: Model, problems: Sequence[Problem], run: Run, reward: Reward) -> list[TokenPair]:
         """R rows of the problems that have `group` completions of both kinds: the first of each, as they were drawn."""

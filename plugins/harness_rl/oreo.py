@@ -31,6 +31,7 @@ from harness.toolbox import (
     cosine_with_warmup,
     descend,
     hidden_states,
+    hold,
     kl_estimate,
     old_logprobs,
     read_completions,
@@ -121,6 +122,7 @@ class OREO:
             descend(value, value_optimizer)
             descend(policy + self.alpha * kl, optimizer)
             last_R = value_RT.detach().gather(-1, rows.lengths[:, None] - 1).squeeze(-1)
+            hold(run, kl.item())
             gap = last_R[reward_R > 0].mean() - last_R[reward_R <= 0].mean()  # what V knows at the end of a row
             run.log(loss=value.item(), kl=kl.item(), gap=gap.item())
 
@@ -132,7 +134,7 @@ class OREO:
                 break
             rollouts = roll_out(model, problems, run, self.samples, reward)
             kept = balanced(rollouts, self.kept)
-            run.log(**rollouts.facts(), kept=len(kept) / len(rollouts.completions))
+            run.log(**rollouts.facts(), wasted=1 - len(kept) / len(rollouts.completions))
             if kept:
                 rows = rollouts.sequences.select(torch.tensor(kept, device=rollouts.rewards.device))
                 batches.append((rows, rollouts.rewards[kept], old_logprobs(model, rows)))

@@ -79,13 +79,15 @@ class OutcomeRewardModel:
             drawn = sample_many(policy, [p.prompt for p in batch], run, ids=[p.id for p in batch], n=self.samples)
             pairs = list(zip(batch, drawn, strict=True))
             right, wrong = ranked_pairs(policy, pairs, lambda p, c: data.verify(p, c.text)[0], run, self.pairs)
+            wasted = 1 - 2 * len(right) / (self.samples * len(batch))
             if not right:  # every problem solved, or none: nothing to compare
+                run.log(wasted=wasted)
                 continue
             right_B, wrong_B = final_values(model, collate(model, right + wrong), head).chunk(2)
             loss = LOSSES[self.loss](right_B, wrong_B)
             set_rate(optimizer, self.lr * cosine_with_warmup(run))
             descend(loss, optimizer)
-            run.log(loss=loss.item(), ranked=(right_B > wrong_B).float().mean().item(), pairs=len(right))
+            run.log(loss=loss.item(), ranked=(right_B > wrong_B).float().mean().item(), wasted=wasted)
 
     @torch.no_grad()
     def score(self, model: Model, prompt: Prompt, completions: Sequence[Completion], run: Run) -> list[Scores]:

@@ -28,6 +28,7 @@ from harness.toolbox import (
     cosine_with_warmup,
     frozen_copy,
     hidden_states,
+    hold,
     kl_estimate,
     length_groups,
     old_logprobs,
@@ -142,8 +143,6 @@ class PPO:
     """Reward lost a nat of k1 to the start, token by token; arXiv:2403.17031's 0.05."""
     missing_eos: float = -1.0
     """What a completion that was cut at the limit scores, whatever it says; arXiv:2403.17031's -1."""
-    kl_stop: float = 0.5
-    """Nats a token to the start at which training ends: the policy has run away."""
 
     def train(self, model: Model, data: TrainingData, run: Run) -> None:
         reward, start, critic = self.reward(data, run), frozen_copy(model), new_critic(model)
@@ -154,8 +153,9 @@ class PPO:
             rows, mask_RT = rollouts.sequences, rollouts.sequences.completion_mask
             old_RT, start_RT, value_RT = old_logprobs(model, rows), old_logprobs(start, rows), old_values(critic, rows)
             facts = rollouts.facts() | {"kl": float(kl_estimate(old_RT, start_RT).sum()) / max(1, rows.tokens)}
-            if facts["kl"] > self.kl_stop:
-                run.log(**facts, stopped=1.0)
+            hold(run, facts["kl"])
+            if run.stopped:
+                run.log(**facts)
                 break
             reward_RT = token_rewards(rollouts.rewards, old_RT - start_RT, mask_RT, self.kl_coef)
             advantage_RT, return_RT = gae(reward_RT, value_RT, mask_RT, 1.0, self.lam)
@@ -172,7 +172,7 @@ class PPO:
                     facts |= policy_gradient(model, part, advantage_RT[part.index], weight_R, old_RT=old, clip=clip)
                     set_rate(optimizer, self.lr * cosine_with_warmup(run))
                     update(optimizer)
-            run.log(**facts, stopped=0.0)
+            run.log(**facts)
 
     def reward(self, data: TrainingData, run: Run) -> Reward:
         """The verifier, and `missing_eos` where the completion does not end."""

@@ -140,8 +140,8 @@ class R1Pipeline:
             facts = policy_gradient(policy, rollouts.sequences, advantage_Bn.view(-1, 1), weight_R)
             set_rate(optimizer, self.lr * cosine_with_warmup(run, begin=span[0], end=span[1]))
             update(optimizer)
-            equal = float((advantage_Bn == 0).all(-1).float().mean())  # groups that taught nothing
-            run.log(stage=stage, **rollouts.facts(), **facts, equal=equal)
+            wasted = float((advantage_Bn == 0).all(-1).float().mean())  # groups that taught nothing
+            run.log(stage=stage, **rollouts.facts(), **facts, wasted=wasted)
 
     def right_samples(self, policy: Model, reward: Reward, problems: Problems, run: Run, end: float) -> list[TokenPair]:
         """Right samples that the policy ended itself, each text once a problem. ValueError: there is none."""

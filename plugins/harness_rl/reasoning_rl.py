@@ -51,7 +51,7 @@ class ReasoningRL:
         reward, start, optimizer = self.reward(data, run), frozen_copy(model), adamw(model, self.lr)
         for step, batch in enumerate(run.batches(data.problems, self.problems)):
             rollouts = roll_out(model, batch, run, self.samples, reward)
-            facts = drift(model, start, rollouts, step)
+            facts = drift(model, start, rollouts, step, run)
             reward_Bn = rollouts.by_problem(rollouts.rewards)
             advantage_Bn = reward_Bn - reward_Bn.mean(-1, keepdim=True)
             rows = len(rollouts.rewards)
@@ -59,9 +59,9 @@ class ReasoningRL:
             facts |= policy_gradient(model, rollouts.sequences, advantage_Bn.view(-1, 1), weight_R)
             set_rate(optimizer, self.lr * cosine_with_warmup(run))
             update(optimizer)
-            equal = float((advantage_Bn == 0).all(-1).float().mean())  # groups that taught nothing
+            wasted = float((advantage_Bn == 0).all(-1).float().mean())  # groups that taught nothing
             thinking = sum(map(thinks, rollouts.completions)) / len(rollouts.completions)
-            run.log(**rollouts.facts(), **facts, equal=equal, thinking=thinking)
+            run.log(**rollouts.facts(), **facts, wasted=wasted, thinking=thinking)
 
     def reward(self, data: TrainingData, run: Run) -> Reward:
         """What a completion is worth."""

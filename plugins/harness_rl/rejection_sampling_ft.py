@@ -72,7 +72,7 @@ class RejectionSamplingFT:
             rollouts = roll_out(model, batch, run, self.samples, reward)
             kept = keep(rollouts, self.most)
             solved = len({row // rollouts.n for row in kept})
-            run.log(**rollouts.facts(), coverage=solved / len(batch), kept=len(kept))
+            run.log(**rollouts.facts(), coverage=solved / len(batch), wasted=1 - len(kept) / len(rollouts.completions))
             if not kept:  # no problem solved: there is nothing right to learn from
                 continue
             for rows in run.batches(kept, self.batch_size, epochs=1):

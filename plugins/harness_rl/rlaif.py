@@ -34,6 +34,7 @@ from harness.toolbox import (
     descend,
     encode_pairs,
     frozen_copy,
+    hold,
     roll_out,
     set_rate,
     verified,
@@ -135,6 +136,7 @@ class RLAIF:
             unsaid = float(torch.cat([forth_B, back_B]).isnan().float().mean())
             facts = rollouts.facts() | agreement(preference_B, rollouts) | {"flips": flips, "unsaid": unsaid}
             [kept] = preference_B.nonzero(as_tuple=True)  # a tie asks for nothing
+            facts["wasted"] = 1 - len(kept) / len(batch)
             if len(kept):
                 rows = rollouts.sequences.select(torch.cat([2 * kept, 2 * kept + 1]))
                 with torch.no_grad():
@@ -145,6 +147,7 @@ class RLAIF:
                 descend(loss, optimizer)
                 # The rows are the policy's own, so the mean of their log-ratios estimates its KL to the start.
                 facts |= {"loss": loss.item(), "kl": float(ratio_R.detach().sum()) / rows.tokens}
+                hold(run, facts["kl"])
             run.log(**facts)
 
     def open_judge(self, run: Run) -> Judge:

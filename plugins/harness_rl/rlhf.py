@@ -56,13 +56,14 @@ def pairs(rollouts: Rollouts) -> list[tuple[int, int]]:
 def learn_reward(judge: Model, rollouts: Rollouts) -> dict[str, float]:
     """Add the gradient of eq. (1) over the pairs of labelled rollouts; none where nothing can be compared."""
     found = pairs(rollouts)
+    wasted = 1 - 2 * len(found) / len(rollouts.completions)
     if not found:
-        return {"pairs": 0.0}
+        return {"wasted": wasted}
     rows = rollouts.sequences.select(torch.tensor(found, device=rollouts.rewards.device).T.flatten())
     better_P, worse_P = final_values(judge, rows, judge.heads[HEAD]).chunk(2)
     loss = -torch.nn.functional.logsigmoid(better_P - worse_P).mean()  # Eq. (1)
     loss.backward()  # type: ignore[no-untyped-call]
-    return {"pairs": float(len(found)), "judge_loss": loss.item(), "ranked": float((better_P > worse_P).float().mean())}
+    return {"wasted": wasted, "judge_loss": loss.item(), "ranked": float((better_P > worse_P).float().mean())}
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,17 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from harness import Model, Run, TrainingData, hookimpl
-from harness.toolbox import Reward, Sequences, coin, completion_logits, linear_layers, roll_out, verified
+from harness.toolbox import (
+    Reward,
+    Sequences,
+    coin,
+    completion_logits,
+    drift,
+    frozen_copy,
+    linear_layers,
+    roll_out,
+    verified,
+)
 
 BACKTRACK, TRIES = 0.8, 10
 """The line search: what each try leaves of the step, and how many there are at most."""
@@ -102,14 +112,15 @@ class TRPO:
     """Linear layers that train, counted from the last: seven are a block of Llama's. 0: all of them."""
 
     def train(self, model: Model, data: TrainingData, run: Run) -> None:
-        reward, weights = self.reward(data, run), self.unfreeze(model)
-        for batch in run.batches(data.problems, self.problems):
+        reward, start, weights = self.reward(data, run), frozen_copy(model), self.unfreeze(model)
+        for number, batch in enumerate(run.batches(data.problems, self.problems)):
             rollouts = roll_out(model, batch, run, self.samples, reward)
+            facts = drift(model, start, rollouts, number, run)
             reward_Bn = rollouts.by_problem(rollouts.rewards)
             advantage_Bn = reward_Bn - reward_Bn.mean(-1, keepdim=True)
-            equal = float((advantage_Bn == 0).all(-1).float().mean())  # groups that taught nothing
-            facts = self.step(model, weights, rollouts.sequences, advantage_Bn.view(-1))
-            run.log(**rollouts.facts(), **facts, equal=equal)
+            wasted = float((advantage_Bn == 0).all(-1).float().mean())  # groups that taught nothing
+            facts |= self.step(model, weights, rollouts.sequences, advantage_Bn.view(-1))
+            run.log(**rollouts.facts(), **facts, wasted=wasted)
 
     def unfreeze(self, model: Model) -> Weights:
         """The weights that train, once all others are frozen."""

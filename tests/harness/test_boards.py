@@ -599,6 +599,14 @@ def test_completions_that_did_not_fit_stand_on_the_row(world):
     assert "12 completions did not fit the context" in markdown("accuracy", [{**row, "dropped_rows": 12.0}])
 
 
+def test_a_policy_that_ran_away_stands_on_the_row(world):
+    world.answers("ppo", 60, train_s=1.0)
+    [row] = world.boards()["accuracy"]
+    assert row["stopped"] == 0
+    assert "ran away" not in markdown("accuracy", [row])
+    assert "training was stopped, as the policy ran away" in markdown("accuracy", [{**row, "stopped": 1 / 3}])
+
+
 def test_an_unwritable_folder_is_one_line(world, tmp_path):
     (tmp_path / "out").write_text("a file")
     with pytest.raises(StoreError, match="out"):

@@ -17,7 +17,7 @@ from harness.config import RunConfig
 from harness.contracts import Answer, Completion, Problem, Scores
 from harness.meter import DivergedError, Run
 from harness.plan import make_plan
-from harness.records import fact
+from harness.records import fact, wasted
 from harness.rows import DataError
 from harness.samples import SharedSamples
 from harness.store import Store
@@ -150,6 +150,11 @@ def test_the_time_of_a_scorer_is_that_of_the_judged_samples(finished):
     assert facts["scored"] == 5 * facts["throughput_questions"]  # neither warm-up nor latency
     assert 0 < facts["score_s"] < facts["throughput_s"]
     assert record(finished, "sft", "timing")["scored"] == 0
+
+
+def test_what_a_stage_wasted_is_the_mean_of_the_batches_that_say_so():
+    assert wasted({"curve": [{"wasted": 0.5}, {"loss": 1.0}, {"wasted": 0.0}]}) == 0.25
+    assert wasted({"curve": [{"loss": 1.0}]}) is None
 
 
 def test_timing_holds_every_repeat_and_greedy_beside_it(finished):

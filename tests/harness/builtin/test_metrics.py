@@ -123,3 +123,11 @@ def test_what_did_not_fit_is_summed_over_the_stages_of_the_policy():
     figures = training(record(answer(1), training=chain))
     assert (figures["dropped_rows"], figures["shortened_rows"]) == (7, 1)
     assert training(record(answer(1)))["dropped_rows"] is None
+
+
+def test_what_rollouts_taught_nothing_and_why_training_ended():
+    chain = [{**stage(1.0), "role": "policy", "stopped": "the KL"}, {**stage(1.0), "role": "policy", "wasted": 0.25}]
+    figures = training(record(answer(1), training=chain))
+    assert (figures["wasted"], figures["stopped"]) == (0.25, 1.0)
+    figures = training(record(answer(1), training=[{**stage(1.0), "role": "policy"}]))
+    assert (figures["wasted"], figures["stopped"]) == (None, 0.0)

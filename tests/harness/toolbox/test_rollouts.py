@@ -14,6 +14,7 @@ from harness.toolbox import (
     completion_logprob,
     drift,
     frozen_copy,
+    hold,
     kl_estimate,
     old_logprobs,
     policy_gradient,
@@ -134,9 +135,21 @@ def test_the_kl_estimate_is_zero_at_the_reference_and_never_below(tiny_model, to
     run = Run(3, budget=10_000, max_new_tokens=8)
     rollouts = roll_out(tiny_model, toy_data.problems[:2], run, 4, verified(toy_data))
     start = frozen_copy(tiny_model)
-    assert drift(tiny_model, start, rollouts, 0)["kl"] == pytest.approx(0, abs=1e-6)
+    assert drift(tiny_model, start, rollouts, 0, run)["kl"] == pytest.approx(0, abs=1e-6)
     with torch.no_grad():
         for parameter in start.module.parameters():
             parameter.mul_(1.2)
-    assert drift(tiny_model, start, rollouts, DRIFT_EVERY)["kl"] > 1e-3
-    assert drift(tiny_model, start, rollouts, DRIFT_EVERY + 1) == {}
+    assert drift(tiny_model, start, rollouts, DRIFT_EVERY, run)["kl"] > 1e-3
+    assert drift(tiny_model, start, rollouts, DRIFT_EVERY + 1, run) == {}
+
+
+def test_a_policy_that_ran_away_ends_its_training():
+    run = Run(3, budget=1000)
+    hold(run, 0.99)
+    assert (run.stopped, run.left) == (None, 1000)
+    seen = []
+    for batch in run.batches([1, 2, 3, 4], 2):
+        seen += batch
+        hold(run, 1.5)
+    assert len(seen) == 2
+    assert (run.stopped, run.left) == ("the KL to the start was 1.50 nats a token, above 1", 0)

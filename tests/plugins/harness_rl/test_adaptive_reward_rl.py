@@ -46,7 +46,7 @@ def test_one_iteration_with_a_judge_that_is_right_equals_grpo(train, tiny_model,
 
 def test_each_iteration_teaches_the_judge_first(train, monkeypatch):
     run = train(AdaptiveRewardRL(iterations=3, labelled=0.5, problems=2, samples=4), tokens=30_000)
-    phases = ["judge" if "pairs" in point else "policy" for point in run.curve]
+    phases = ["judge" if "wasted" in point else "policy" for point in run.curve]
     turns = [phase for number, phase in enumerate(phases) if number == 0 or phase != phases[number - 1]]
     assert turns[:6] == ["judge", "policy"] * 3
     assert 0.25 < phases.count("judge") / len(phases) < 0.75

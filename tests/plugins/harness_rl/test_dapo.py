@@ -132,7 +132,7 @@ def test_further_problems_are_drawn_until_the_batch_is_full(train, toy_data, spi
     assert all(4 <= size < 8 for size in spied)
     for before, point in zip(run.curve, run.curve[1:], strict=False):
         fresh = before["groups"] if "penalty" not in before else 0  # learnt from: the next batch begins
-        assert point["groups"] == fresh + 4 * (1 - point["equal"])
+        assert point["groups"] == fresh + 4 * (1 - point["wasted"])
         assert ("penalty" in point) == (point["groups"] >= 4)
 
 
@@ -151,8 +151,8 @@ def test_of_equal_rewards_nothing_is_learnt_and_the_share_is_logged(train, tiny_
     before = tiny_model.fingerprint()
     run = train(METHOD, data=dataclasses.replace(toy_data, verify=lambda problem, text: (right, text)))
     assert tiny_model.fingerprint() == before
-    assert {(point["equal"], point["groups"]) for point in run.curve} == {(1.0, 0.0)}
-    assert run.ledger.trained_tokens == run.ledger.scored_tokens == 0
+    assert {(point["wasted"], point["groups"]) for point in run.curve} == {(1.0, 0.0)}
+    assert run.ledger.trained_tokens == 0
 
 
 # -- a run

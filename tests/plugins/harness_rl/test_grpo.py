@@ -109,7 +109,7 @@ def test_of_equal_rewards_nothing_is_learnt_and_the_share_is_logged(train, tiny_
     before = tiny_model.fingerprint()
     run = train(GRPO(), data=data)
     assert tiny_model.fingerprint() == before
-    assert {point["equal"] for point in run.curve} == {1.0}
+    assert {point["wasted"] for point in run.curve} == {1.0}
     assert run.ledger.trained_tokens == 0
     assert run.ledger.sampled_tokens > 0  # spent all the same
 

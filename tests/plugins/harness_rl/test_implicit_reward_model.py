@@ -217,5 +217,5 @@ def test_the_start_samples_and_is_the_reference_and_never_moves(train, tiny_mode
 def test_nothing_to_compare_is_said(train, toy_data):
     never = dataclasses.replace(toy_data, verify=lambda problem, text: (False, None))
     run = train(ImplicitRewardModel(samples=2, problems=4), tokens=1000, data=never)
-    assert {point["pairs"] for point in run.curve} == {0}
+    assert {point["wasted"] for point in run.curve} == {1}
     assert run.ledger.trained_tokens == run.ledger.scored_tokens == 0

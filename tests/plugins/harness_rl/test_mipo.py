@@ -94,7 +94,7 @@ def test_it_raises_right_groups_over_wrong_ones_and_the_start_that_draws_stays(t
     monkeypatch.setattr(module, "sample_many", spy)
     before = frozen_copy(tiny_model)
     run = train(MIPO(problems=6, lr=2e-3), tokens=30_000, data=sevens)
-    learnt = [point for point in run.curve if point["usable"]]
+    learnt = [point for point in run.curve if point["wasted"] < 1]
     assert learnt[0]["loss"] == pytest.approx(0.25, rel=1e-4)  # 1 / (2 beta) squared, no spread yet
     assert learnt[-1]["margin"] > 0.05
     assert {fingerprint for _, fingerprint in drawers} == {before.fingerprint()} != {tiny_model.fingerprint()}
@@ -130,7 +130,7 @@ def test_where_nothing_can_be_compared_it_says_so_and_nothing_moves(train, tiny_
     before = tiny_model.fingerprint()
     run = train(MIPO(problems=4), tokens=3000)  # a random model is never right
     assert run.curve
-    assert all(point["usable"] == 0 for point in run.curve)
+    assert all(point["wasted"] == 1 for point in run.curve)
     assert tiny_model.fingerprint() == before
 
 
@@ -138,14 +138,14 @@ def test_a_prompt_that_fills_the_context_is_left_out(train, tiny_model, toy_data
     full = dataclasses.replace(toy_data.problems[0], prompt="1" * 200)
     train_on = dataclasses.replace(toy_data, problems=[full, *toy_data.problems[1:4]])
     run = train(MIPORandomReward(problems=4), tokens=6000, data=train_on)
-    assert {point["usable"] for point in run.curve} <= {0.0, 0.25, 0.5, 0.75}
+    assert {point["wasted"] for point in run.curve} <= {1.0, 0.75, 0.5, 0.25}
     assert run.ledger.dropped_rows == 0
 
 
 def test_labels_of_the_control_are_those_of_a_coin(train, toy_data):
     data = dataclasses.replace(toy_data, verify=lambda *_: pytest.fail("the control read the verifier"))
     run = train(MIPORandomReward(problems=6), tokens=8000, data=data)
-    assert max(point["usable"] for point in run.curve) > 0.5
+    assert min(point["wasted"] for point in run.curve) < 0.5
     assert MIPORandomReward.family == "control"
 
 

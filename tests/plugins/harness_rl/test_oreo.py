@@ -196,7 +196,7 @@ def test_data_are_drawn_once_and_read_by_the_start(train, tiny_model, sevens, mo
         with torch.no_grad():
             torch.testing.assert_close(reference_RT, token_logprobs(start, rows), rtol=1e-4, atol=1e-4)
         assert reward_R.mean() == 0.5
-    drawing = [point for point in run.curve if "kept" in point]
+    drawing = [point for point in run.curve if "wasted" in point]
     assert run.curve[: len(drawing)] == drawing  # never again once training has begun
     assert 0.4 * 20_000 <= drawing[-1]["tokens"] < 0.6 * 20_000
     assert run.curve[len(drawing)]["kl"] == pytest.approx(0, abs=1e-6)

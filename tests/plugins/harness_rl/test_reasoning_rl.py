@@ -58,7 +58,7 @@ def test_the_first_step_follows_the_equation(train, tiny_model, toy_data, monkey
 def test_groups_without_a_difference_are_drawn_and_not_read(train, monkeypatch):
     monkeypatch.setattr("harness_rl.reasoning_rl.verified", lambda _: lambda *_: 1.0)
     run = train(ReasoningRL(problems=2, samples=4), tokens=2000)
-    assert [point["equal"] for point in run.curve] == [1.0] * len(run.curve)
+    assert [point["wasted"] for point in run.curve] == [1.0] * len(run.curve)
     assert run.ledger.trained_tokens == 0
     assert run.ledger.sampled_tokens > 0
 
@@ -68,7 +68,7 @@ def test_what_pays_grows(train, tiny_model, toy_data, monkeypatch):
     run = train(ReasoningRL(problems=8, samples=8, lr=3e-3), tokens=60_000)
     first, last = run.curve[:3], run.curve[-3:]
     assert sum(p["reward"] for p in last) > sum(p["reward"] for p in first) + 0.6
-    assert {"reward", "length", "cut", "kl", "entropy", "equal", "thinking"} <= set(run.curve[0])
+    assert {"reward", "length", "cut", "kl", "entropy", "wasted", "thinking"} <= set(run.curve[0])
     assert run.curve[0]["kl"] == pytest.approx(0, abs=1e-6)
     assert max(point.get("kl", 0) for point in run.curve) > 1e-3
 

@@ -86,8 +86,10 @@ def test_every_sample_that_is_learnt_verifies_and_the_cap_holds(train, tiny_mode
             own = {c.tokens for c in rollouts.completions[8 * problem : 8 * problem + 8]} & wanted
             assert len(set(rows) & own) >= min(2, len({tiny_model.decode(t) for t in own}))
         assert len(rows) == len(keep(rollouts, 2)) <= 8
-    logged = [point for point in run.curve if "kept" in point]
-    assert [point["kept"] for point in logged] == [len(keep(rollouts, 2)) for rollouts, *_ in spied]
+    logged = [point for point in run.curve if "wasted" in point]
+    assert [point["wasted"] for point in logged] == [
+        1 - len(keep(rollouts, 2)) / len(rollouts.completions) for rollouts, *_ in spied
+    ]
     solved = [len({row // 8 for row in keep(rollouts, 2)}) / 4 for rollouts, *_ in spied]
     assert [point["coverage"] for point in logged] == solved
 
@@ -131,7 +133,7 @@ def test_where_nothing_is_right_nothing_is_learnt_and_the_share_is_logged(train,
     before = tiny_model.fingerprint()
     run = train(METHOD, data=dataclasses.replace(toy_data, verify=lambda problem, text: (False, text)))
     assert tiny_model.fingerprint() == before
-    assert {(point["coverage"], point["kept"]) for point in run.curve} == {(0.0, 0.0)}
+    assert {(point["coverage"], point["wasted"]) for point in run.curve} == {(0.0, 1.0)}
     assert run.ledger.trained_tokens == 0
 
 

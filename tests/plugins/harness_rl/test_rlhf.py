@@ -53,7 +53,7 @@ def test_eq_1_costs_ln_2_at_the_start_and_the_reward_model_learns_to_rank(tiny_m
     optimizer = torch.optim.AdamW(judge.parameters(), lr=3e-3)
     facts = learn_reward(judge, rollouts)
     assert facts["judge_loss"] == pytest.approx(math.log(2))
-    assert facts["pairs"] == len(pairs(rollouts)) > 0
+    assert facts["wasted"] == 1 - 2 * len(pairs(rollouts)) / len(rollouts.completions) < 1
     for _ in range(15):
         optimizer.step()
         optimizer.zero_grad()
@@ -67,13 +67,13 @@ def test_eq_1_costs_ln_2_at_the_start_and_the_reward_model_learns_to_rank(tiny_m
 
 def test_what_cannot_be_compared_is_logged_and_leaves_the_reward_model_alone(tiny_model, toy_data):
     judge = judge_of(tiny_model)
-    assert learn_reward(judge, rollouts_of(tiny_model, toy_data, reward=lambda p, c: 1.0)) == {"pairs": 0.0}
+    assert learn_reward(judge, rollouts_of(tiny_model, toy_data, reward=lambda p, c: 1.0)) == {"wasted": 1.0}
     assert all(parameter.grad is None for parameter in judge.parameters())
 
 
 def test_one_budget_pays_for_both_phases(train, toy_data):
     run = train(RLHF(judge_share=0.3), tokens=12_000, data=letters(toy_data))
-    judging = [point["tokens"] for point in run.curve if "judge_loss" in point or "pairs" in point]
+    judging = [point["tokens"] for point in run.curve if "wasted" in point]
     policy = [point for point in run.curve if "proxy" in point]
     assert judging
     assert policy
@@ -113,7 +113,7 @@ def test_a_constant_reward_model_teaches_nothing(train, tiny_model):
     before = tiny_model.fingerprint()
     run = train(RLHF(), tokens=6000)  # the random model is never right: no pair, so the proxy is 0 of everything
     assert tiny_model.fingerprint() == before
-    assert all(point.get("pairs", 0.0) == 0 for point in run.curve)
+    assert all(point.get("wasted", 1.0) == 1 for point in run.curve)
     assert run.curve[-1]["proxy"] == 0
 
 
@@ -159,7 +159,7 @@ def test_the_control_learns_from_a_coin(make_model, train, toy_data):
     for seed_model in (make_model(), make_model()):
         run = train(RLHFRandomReward(), tokens=8000, data=nobody, model=seed_model)
         prints.append(seed_model.fingerprint())
-        assert any(point.get("pairs", 0) > 0 for point in run.curve)  # though the verifier calls nothing right
+        assert any(point.get("wasted", 1) < 1 for point in run.curve)  # though the verifier calls nothing right
         assert all(point["gold"] == 0 for point in run.curve if "gold" in point)
     assert prints[0] == prints[1] != make_model().fingerprint()
     assert RLHFRandomReward.family == "control"

@@ -227,7 +227,7 @@ def test_with_equal_rewards_throughout_it_stays_where_it_is(train, tiny_model):
     before = tiny_model.fingerprint()
     run = train(TRPO(problems=4, samples=4), tokens=2000)  # a random model is never right
     assert tiny_model.fingerprint() == before
-    assert all(point["equal"] == 1 and point["accepted"] == 0 for point in run.curve)
+    assert all(point["wasted"] == 1 and point["accepted"] == 0 for point in run.curve)
 
 
 def test_the_same_seed_gives_the_same_weights(train, make_model):
