@@ -37,6 +37,7 @@ from harness.toolbox.rollouts import (
     kl_estimate,
     old_logprobs,
     policy_gradient,
+    random_reward_twin,
     roll_out,
     verified,
 )
@@ -96,6 +97,7 @@ __all__ = [
     "old_logprobs",
     "open_teacher",
     "policy_gradient",
+    "random_reward_twin",
     "ranked_pairs",
     "read_adapter",
     "read_completions",

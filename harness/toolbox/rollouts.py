@@ -11,6 +11,7 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 
@@ -21,6 +22,7 @@ from harness.toolbox.logprobs import token_logprobs
 from harness.toolbox.sampling import sample_many
 from harness.toolbox.training import accumulate
 
+T = TypeVar("T")
 Reward = Callable[[Problem, Completion], float]
 DRIFT_EVERY = 4
 """Steps between two measurements of how far a policy is from its start."""
@@ -37,6 +39,26 @@ def coin(run: Run) -> Reward:
     """A reward that knows nothing: 0 or 1 at equal odds, the control of every method that learns from rewards."""
     toss = random.Random(run.seed("coin"))  # noqa: S311 - a control, not a secret
     return lambda problem, completion: float(toss.getrandbits(1))  # noqa: ARG005 - that is its point
+
+
+def random_reward_twin(method: type[T], decides: str = "reward") -> type[T]:
+    """The control of a method that learns from rewards: the same class, but a coin says what a completion is worth.
+
+    decides: the name of the method that returns its `Reward`, given the data and the run.
+    """
+
+    def toss(self: object, data: TrainingData, run: Run) -> Reward:
+        del self, data
+        return coin(run)
+
+    told = {
+        "__module__": method.__module__,
+        "__doc__": "The control: whatever it gains, no judgement of the completions gave.",
+        "name": f"{method.name}-random-reward",  # type: ignore[attr-defined]
+        "family": "control",
+        decides: toss,
+    }
+    return dataclass(frozen=True)(type(f"{method.__name__}RandomReward", (method,), told))
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,6 @@ from harness.toolbox import (
     Rollouts,
     TokenPair,
     adamw,
-    coin,
     collate,
     cosine_with_warmup,
     descend,
@@ -35,6 +34,7 @@ from harness.toolbox import (
     final_values,
     frozen_copy,
     policy_gradient,
+    random_reward_twin,
     ranked_pairs,
     roll_out,
     scalar_head,
@@ -129,17 +129,7 @@ class AdaptiveRewardRL:
         return verified(data)
 
 
-@dataclass(frozen=True)
-class AdaptiveRewardRLRandomReward(AdaptiveRewardRL):
-    """The control: its reward model is taught by a coin."""
-
-    name: ClassVar[str] = "adaptive-reward-rl-random-reward"
-    family: ClassVar[str] = "control"
-
-    def label(self, data: TrainingData, run: Run) -> Reward:
-        """0 or 1, whatever the completion says."""
-        del data
-        return coin(run)
+AdaptiveRewardRLRandomReward = random_reward_twin(AdaptiveRewardRL, decides="label")
 
 
 @hookimpl

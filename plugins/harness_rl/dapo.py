@@ -24,13 +24,13 @@ from harness.toolbox import (
     Reward,
     Rollouts,
     adamw,
-    coin,
     collate,
     cosine_with_warmup,
     drift,
     frozen_copy,
     old_logprobs,
     policy_gradient,
+    random_reward_twin,
     roll_out,
     set_rate,
     update,
@@ -134,17 +134,7 @@ class DAPO:
         return verified(data)
 
 
-@dataclass(frozen=True)
-class DAPORandomReward(DAPO):
-    """The control: a coin for the verifier. The fee for length stays, so that only right and wrong are missing."""
-
-    name: ClassVar[str] = "dapo-random-reward"
-    family: ClassVar[str] = "control"
-
-    def reward(self, data: TrainingData, run: Run) -> Reward:
-        """0 or 1, whatever the completion says."""
-        del data
-        return coin(run)
+DAPORandomReward = random_reward_twin(DAPO)
 
 
 @hookimpl

@@ -22,11 +22,11 @@ from harness import Model, Run, TrainingData, hookimpl
 from harness.toolbox import (
     Reward,
     adamw,
-    coin,
     cosine_with_warmup,
     drift,
     frozen_copy,
     policy_gradient,
+    random_reward_twin,
     roll_out,
     set_rate,
     update,
@@ -76,17 +76,7 @@ class DrGRPO:
         return verified(data)
 
 
-@dataclass(frozen=True)
-class DrGRPORandomReward(DrGRPO):
-    """The control: whatever it gains, no judgement of the completions gave."""
-
-    name: ClassVar[str] = "dr-grpo-random-reward"
-    family: ClassVar[str] = "control"
-
-    def reward(self, data: TrainingData, run: Run) -> Reward:
-        """0 or 1, whatever the completion says."""
-        del data
-        return coin(run)
+DrGRPORandomReward = random_reward_twin(DrGRPO)
 
 
 @hookimpl

@@ -20,11 +20,11 @@ from harness import Model, Run, TrainingData, hookimpl
 from harness.toolbox import (
     Reward,
     adamw,
-    coin,
     cosine_with_warmup,
     drift,
     frozen_copy,
     policy_gradient,
+    random_reward_twin,
     roll_out,
     set_rate,
     update,
@@ -78,17 +78,7 @@ class GRPO:
         return verified(data)
 
 
-@dataclass(frozen=True)
-class GRPORandomReward(GRPO):
-    """The control: whatever it gains, no judgement of the completions gave."""
-
-    name: ClassVar[str] = "grpo-random-reward"
-    family: ClassVar[str] = "control"
-
-    def reward(self, data: TrainingData, run: Run) -> Reward:
-        """0 or 1, whatever the completion says."""
-        del data
-        return coin(run)
+GRPORandomReward = random_reward_twin(GRPO)
 
 
 @hookimpl

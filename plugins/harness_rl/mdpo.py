@@ -27,12 +27,12 @@ from harness.toolbox import (
     Reward,
     TokenPair,
     adamw,
-    coin,
     collate,
     completion_logprob,
     cosine_with_warmup,
     descend,
     frozen_copy,
+    random_reward_twin,
     sample_many,
     set_rate,
     verified,
@@ -112,17 +112,7 @@ class MDPO:
         return verified(data)
 
 
-@dataclass(frozen=True)
-class MDPORandomReward(MDPO):
-    """The control: groups are made by the toss of a coin."""
-
-    name: ClassVar[str] = "mdpo-random-reward"
-    family: ClassVar[str] = "control"
-
-    def reward(self, data: TrainingData, run: Run) -> Reward:
-        """0 or 1, whatever the completion says."""
-        del data
-        return coin(run)
+MDPORandomReward = random_reward_twin(MDPO)
 
 
 @hookimpl

@@ -27,12 +27,12 @@ from harness.toolbox import (
     Reward,
     TokenPair,
     adamw,
-    coin,
     collate,
     completion_logprob,
     cosine_with_warmup,
     descend,
     frozen_copy,
+    random_reward_twin,
     sample_many,
     set_rate,
     verified,
@@ -116,17 +116,7 @@ class MIPO:
         return verified(data)
 
 
-@dataclass(frozen=True)
-class MIPORandomReward(MIPO):
-    """The control: groups are made by the toss of a coin."""
-
-    name: ClassVar[str] = "mipo-random-reward"
-    family: ClassVar[str] = "control"
-
-    def reward(self, data: TrainingData, run: Run) -> Reward:
-        """0 or 1, whatever the completion says."""
-        del data
-        return coin(run)
+MIPORandomReward = random_reward_twin(MIPO)
 
 
 @hookimpl

@@ -26,7 +26,6 @@ from harness.toolbox import (
     Rollouts,
     Sequences,
     adamw,
-    coin,
     collate,
     cosine_with_warmup,
     descend,
@@ -34,6 +33,7 @@ from harness.toolbox import (
     hold,
     kl_estimate,
     old_logprobs,
+    random_reward_twin,
     read_completions,
     roll_out,
     set_rate,
@@ -158,17 +158,7 @@ class OREO:
         return verified(data)
 
 
-@dataclass(frozen=True)
-class OREORandomReward(OREO):
-    """The control: whatever it gains, no judgement of the completions gave."""
-
-    name: ClassVar[str] = "oreo-random-reward"
-    family: ClassVar[str] = "control"
-
-    def reward(self, data: TrainingData, run: Run) -> Reward:
-        """0 or 1, whatever the completion says."""
-        del data
-        return coin(run)
+OREORandomReward = random_reward_twin(OREO)
 
 
 @hookimpl

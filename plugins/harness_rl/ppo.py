@@ -24,7 +24,6 @@ from harness.toolbox import (
     Sequences,
     accumulate,
     adamw,
-    coin,
     cosine_with_warmup,
     frozen_copy,
     hidden_states,
@@ -33,6 +32,7 @@ from harness.toolbox import (
     length_groups,
     old_logprobs,
     policy_gradient,
+    random_reward_twin,
     roll_out,
     scalar_head,
     set_rate,
@@ -181,17 +181,7 @@ class PPO:
         return lambda problem, completion: cut if completion.finish == "length" else right(problem, completion)
 
 
-@dataclass(frozen=True)
-class PPORandomReward(PPO):
-    """The control: whatever it gains, no judgement of the completions gave, not even of whether they end."""
-
-    name: ClassVar[str] = "ppo-random-reward"
-    family: ClassVar[str] = "control"
-
-    def reward(self, data: TrainingData, run: Run) -> Reward:
-        """0 or 1, whatever the completion says."""
-        del data
-        return coin(run)
+PPORandomReward = random_reward_twin(PPO)
 
 
 @hookimpl

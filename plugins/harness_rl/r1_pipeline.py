@@ -28,7 +28,6 @@ from harness.toolbox import (
     Sequences,
     TokenPair,
     adamw,
-    coin,
     collate,
     completion_loss,
     cosine_with_warmup,
@@ -36,6 +35,7 @@ from harness.toolbox import (
     encode_pairs,
     final_values,
     policy_gradient,
+    random_reward_twin,
     roll_out,
     scalar_head,
     set_rate,
@@ -182,17 +182,7 @@ class R1Pipeline:
         return verified(data)
 
 
-@dataclass(frozen=True)
-class R1PipelineRandomReward(R1Pipeline):
-    """The control: a coin says what is right, in RL and of the samples that are learnt."""
-
-    name: ClassVar[str] = "r1-pipeline-random-reward"
-    family: ClassVar[str] = "control"
-
-    def reward(self, data: TrainingData, run: Run) -> Reward:
-        """0 or 1, whatever the completion says."""
-        del data
-        return coin(run)
+R1PipelineRandomReward = random_reward_twin(R1Pipeline)
 
 
 @hookimpl

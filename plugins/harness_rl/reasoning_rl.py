@@ -18,11 +18,11 @@ from harness import Completion, Model, Run, TrainingData, hookimpl
 from harness.toolbox import (
     Reward,
     adamw,
-    coin,
     cosine_with_warmup,
     drift,
     frozen_copy,
     policy_gradient,
+    random_reward_twin,
     roll_out,
     set_rate,
     update,
@@ -69,17 +69,7 @@ class ReasoningRL:
         return verified(data)
 
 
-@dataclass(frozen=True)
-class ReasoningRLRandomReward(ReasoningRL):
-    """The control: whatever it gains, no judgement of the completions gave."""
-
-    name: ClassVar[str] = "reasoning-rl-random-reward"
-    family: ClassVar[str] = "control"
-
-    def reward(self, data: TrainingData, run: Run) -> Reward:
-        """0 or 1, whatever the completion says."""
-        del data
-        return coin(run)
+ReasoningRLRandomReward = random_reward_twin(ReasoningRL)
 
 
 @hookimpl

@@ -24,9 +24,9 @@ from harness.toolbox import (
     Reward,
     Rollouts,
     adamw,
-    coin,
     completion_loss,
     cosine_with_warmup,
+    random_reward_twin,
     roll_out,
     set_rate,
     update,
@@ -88,17 +88,7 @@ class RejectionSamplingFT:
         return verified(data)
 
 
-@dataclass(frozen=True)
-class RejectionSamplingFTRandomReward(RejectionSamplingFT):
-    """The control: a coin keeps or rejects, whatever the completion says."""
-
-    name: ClassVar[str] = "rejection-sampling-ft-random-reward"
-    family: ClassVar[str] = "control"
-
-    def reward(self, data: TrainingData, run: Run) -> Reward:
-        """0 or 1, whatever the completion says."""
-        del data
-        return coin(run)
+RejectionSamplingFTRandomReward = random_reward_twin(RejectionSamplingFT)
 
 
 @hookimpl

@@ -22,13 +22,13 @@ from harness.toolbox import (
     Reward,
     Rollouts,
     adamw,
-    coin,
     cosine_with_warmup,
     final_values,
     frozen_copy,
     kl_estimate,
     old_logprobs,
     policy_gradient,
+    random_reward_twin,
     roll_out,
     scalar_head,
     set_rate,
@@ -122,17 +122,7 @@ class RLHF:
         return verified(data)
 
 
-@dataclass(frozen=True)
-class RLHFRandomReward(RLHF):
-    """The control: a reward model of coin tosses. Whatever the policy gains, no judgement of the completions gave."""
-
-    name: ClassVar[str] = "rlhf-random-reward"
-    family: ClassVar[str] = "control"
-
-    def label(self, data: TrainingData, run: Run) -> Reward:
-        """0 or 1, whatever the completion says."""
-        del data
-        return coin(run)
+RLHFRandomReward = random_reward_twin(RLHF, decides="label")
 
 
 @hookimpl

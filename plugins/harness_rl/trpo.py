@@ -23,11 +23,11 @@ from harness import Model, Run, TrainingData, hookimpl
 from harness.toolbox import (
     Reward,
     Sequences,
-    coin,
     completion_logits,
     drift,
     frozen_copy,
     linear_layers,
+    random_reward_twin,
     roll_out,
     verified,
 )
@@ -160,17 +160,7 @@ class TRPO:
         return verified(data)
 
 
-@dataclass(frozen=True)
-class TRPORandomReward(TRPO):
-    """The control: whatever it gains, no judgement of the completions gave."""
-
-    name: ClassVar[str] = "trpo-random-reward"
-    family: ClassVar[str] = "control"
-
-    def reward(self, data: TrainingData, run: Run) -> Reward:
-        """0 or 1, whatever the completion says."""
-        del data
-        return coin(run)
+TRPORandomReward = random_reward_twin(TRPO)
 
 
 @hookimpl

@@ -1,11 +1,13 @@
 """Rollouts and the policy-gradient step: order, rewards, ratios, and whose gradient it is."""
 
+import dataclasses
 import math
+from typing import ClassVar
 
 import pytest
 import torch
 
-from harness import Run
+from harness import Completion, Run
 from harness.meter import BudgetSpentError
 from harness.toolbox import (
     clipped_surrogate,
@@ -18,6 +20,7 @@ from harness.toolbox import (
     kl_estimate,
     old_logprobs,
     policy_gradient,
+    random_reward_twin,
     roll_out,
     token_logprobs,
     verified,
@@ -153,3 +156,35 @@ def test_a_policy_that_ran_away_ends_its_training():
         hold(run, 1.5)
     assert len(seen) == 2
     assert (run.stopped, run.left) == ("the KL to the start was 1.50 nats a token, above 1", 0)
+
+
+# -- twins
+
+
+@dataclasses.dataclass(frozen=True)
+class Learner:
+    """Learns nothing."""
+
+    name: ClassVar[str] = "learner"
+    family: ClassVar[str] = "reinforcement-learning"
+    samples: int = 3
+
+    def reward(self, data, run):
+        return verified(data)
+
+    def label(self, data, run):
+        return verified(data)
+
+
+@pytest.mark.parametrize(("decides", "other"), [("reward", "label"), ("label", "reward")])
+def test_a_twin_is_the_same_class_with_a_coin(toy_data, decides, other):
+    twin = random_reward_twin(Learner, decides=decides)
+    assert (twin.name, twin.family, twin.__name__) == ("learner-random-reward", "control", "LearnerRandomReward")
+    assert dataclasses.asdict(twin(samples=5)) == {"samples": 5}
+    assert twin.__module__ == Learner.__module__  # whose source says what it does
+    never = dataclasses.replace(toy_data, verify=lambda problem, text: (False, None))
+    problem, said = toy_data.problems[0], Completion("x", (1,), (0.0,), "eos")
+    toss, judge = (getattr(twin(), name)(never, Run(1)) for name in (decides, other))
+    assert {toss(problem, said) for _ in range(20)} == {0.0, 1.0}
+    assert {judge(problem, said) for _ in range(20)} == {0.0}
+    assert (Learner.name, Learner.family) == ("learner", "reinforcement-learning")
