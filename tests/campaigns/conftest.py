@@ -25,17 +25,24 @@ class Campaign:
     """The same of one sample at temperature 1, where one was drawn."""
     records: list[dict]
     rows: dict[str, dict]
+    verifiers: dict[str, dict]
+    """Rows of that board by pipeline."""
 
     def shows(self, better: str, worse: str, *, sampled: bool = False, least: int = 500) -> None:
         """Print the paired difference of two pipelines, and hold the first to be better at p < .05."""
         right = self.sampled if sampled else self.correct
-        found = paired(right[better], right[worse])
-        problems, seeds = right[better].shape
-        print(f"\n{better} {right[better].mean():.3f} - {worse} {right[worse].mean():.3f}"
-              f"{', one sample at T=1' if sampled else ''}: "
+        told = f"{better} - {worse}{', one sample at T=1' if sampled else ''}"
+        assert len(right[better]) >= least
+        self.holds(told, right[better], right[worse])
+
+    @staticmethod
+    def holds(told: str, better: np.ndarray, worse: np.ndarray) -> None:
+        """Print the paired difference of (P, S) shares that are right, and hold the first to be better at p < .05."""
+        found = paired(better, worse)
+        problems, seeds = better.shape
+        print(f"\n{told}: {better.mean():.3f} - {worse.mean():.3f}, "
               f"{100 * found.delta:+.1f} points ({100 * found.low:+.1f} to {100 * found.high:+.1f}), "
               f"p = {found.p:.2g}, {problems} problems x {seeds} seeds")  # fmt: skip
-        assert problems >= least
         assert found.delta > 0
         assert found.p < 0.05
 
@@ -60,7 +67,7 @@ def campaign(request):
                 correct[pipeline] = np.array([[a["correct"] for a in of_one] for of_one in answers]).T
                 if all(a["sampled_correct"] is not None for of_one in answers for a in of_one):
                     sampled[pipeline] = np.array([[a["sampled_correct"] for a in of_one] for of_one in answers]).T
-        board = json.loads((folder / "accuracy.json").read_text(encoding="utf-8"))["rows"]
-        return Campaign(correct, sampled, records, {row["pipeline"]: row for row in board})
+        boards = [json.loads((folder / f"{n}.json").read_text(encoding="utf-8")) for n in ("accuracy", "verifiers")]
+        return Campaign(correct, sampled, records, *({r["pipeline"]: r for r in board["rows"]} for board in boards))
 
     return go

@@ -3,14 +3,18 @@
 With 256,000 tokens a stage, their start included: twice the default, as they read each completion several times.
 """
 
+import numpy as np
 import pytest
 
+from harness.builtin.verifier import voted
+from harness.statistics import best_of
 from harness.store import Store
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 TOKENS = 256_000
 AFTER_SFT = ("grpo", "ppo", "rlhf", "rejection-sampling-ft")
 WITH_TWIN = (*AFTER_SFT, "reasoning-rl")
+JUDGED = "cot-sft > process-reward-model + best-of-n"
 
 
 def row(name):
@@ -19,7 +23,7 @@ def row(name):
 
 @pytest.fixture(scope="module")
 def world(campaign):
-    names = ("cot-sft", "dpo", *WITH_TWIN, *(f"{name}-random-reward" for name in WITH_TWIN))
+    names = ("cot-sft", "dpo", JUDGED, *WITH_TWIN, *(f"{name}-random-reward" for name in WITH_TWIN))
     return campaign("tiny-world", [part for name in names for part in ("-m", name)], tokens=TOKENS)
 
 
@@ -45,3 +49,33 @@ def test_the_base_model_takes_to_thinking(world, request):
         shares = [point["thinking"] for point in curve]
         print("\nshare of samples with a rationale:", *(f"{share:.2f}" for share in shares[:: len(shares) // 8]))
         assert sum(shares[-5:]) / 5 > sum(shares[:5]) / 5 + 0.1
+
+
+# -- a scorer
+
+
+def judged(world, figure):
+    """(P, S) of `figure`, which takes the samples of one question, over the records of the process reward model."""
+    of_seed = {r["spec"]["seed"]: r["answers"] for r in world.records if r["spec"]["pipeline"] == JUDGED}
+    return np.array([[float(figure(a["samples"])) for a in of_seed[seed]] for seed in sorted(of_seed)]).T
+
+
+def best(k):
+    return lambda samples: best_of([s["score"] for s in samples], [s["correct"] for s in samples], k)
+
+
+def test_the_first_wrong_step_is_found_in_most_wrong_solutions(world):
+    row = world.verifiers[JUDGED]
+    print("\n", {name: value and round(value, 3) for name, value in row.items() if isinstance(value, float)})
+    assert row["wrong_solutions"] > 1000
+    assert row["first_wrong_found"] > 0.5
+
+
+@pytest.mark.parametrize("k", [4, 16])
+def test_the_best_scored_beats_one_sample(world, k):
+    world.holds(f"best of {k} - one sample", judged(world, best(k)), judged(world, best(1)))
+
+
+def test_the_weighted_vote_beats_the_majority_of_the_same_samples(world):
+    weighted, plain = (judged(world, lambda s, w=w: voted(s, w)) for w in (lambda x: x["score"], lambda _: 1.0))
+    world.holds("weighted vote - majority of 16", weighted, plain)
