@@ -1,13 +1,15 @@
 """Reinforcement learning from human feedback (RLHF) in one budget: a reward model, then a policy that pleases it.
 
-Papers: Ouyang et al. 2022, arXiv:2203.02155, eq. (1): the reward model's - log sigmoid(r_better - r_worse). Gao et al.
-2022, arXiv:2210.10760: the proxy may rise while the truth falls, so the curve logs both, and the KL to the start. The
-policy step is leaner than the paper's PPO, without a critic: REINFORCE with a leave-one-out baseline (RLOO), Ahmadian
-et al. 2024, arXiv:2402.14740. The KL is in the reward: R_i = r_i - kl_coef sum_t k1_t, k1 = log pi - log pi_ref.
-Data: problems; the verifier, in the human's place, says which of two samples of the start is better, and is otherwise
-only logged. Trains: every weight of the policy, and of a reward model that is thrown away. Cost: samples and pairs;
-each rollout is read by reward model, policy and start, and trained on. Left out: the mix of pretraining gradients.
-Shapes: B problems, n samples each, R = B n rows; T tokens; P pairs.
+Papers: Ouyang et al. 2022, arXiv:2203.02155, eq. (1): the reward model's - log sigmoid(r_better - r_worse), over all
+comparisons of a problem's completions, each read once. Gao et al. 2022, arXiv:2210.10760: the proxy may rise while the
+truth falls, so the curve logs both, and the KL to the start. The policy step is leaner than the paper's PPO, without a
+critic: REINFORCE with a leave-one-out baseline (RLOO), Ahmadian et al. 2024, arXiv:2402.14740. The KL is in the loss,
+kl_coef sum_t k2_t, k2 = (log pi - log pi_ref)^2 / 2, whose gradient is that of KL(pi || pi_ref): in the reward, as the
+papers have it, the policy would have to read each rollout twice.
+Data: problems; the verifier, in the human's place, says which samples of the start are better, and is otherwise only
+logged. Trains: every weight of the policy, and of a reward model that is thrown away. Cost: samples and comparisons;
+each rollout is read by reward model and start, and trained on. Left out: the mix of pretraining gradients.
+Shapes: B problems, n samples each, R = B n rows; T tokens; M problems whose samples can be compared.
 """
 
 from __future__ import annotations
@@ -16,22 +18,26 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F  # noqa: N812 - as everywhere in torch
 
 from harness import Model, Run, TrainingData, hookimpl
 from harness.toolbox import (
     Reward,
     Rollouts,
+    Sequences,
+    accumulate,
     adamw,
     cosine_with_warmup,
     final_values,
     frozen_copy,
+    hold,
     kl_estimate,
     old_logprobs,
-    policy_gradient,
     random_reward_twin,
     roll_out,
     scalar_head,
     set_rate,
+    token_logprobs,
     update,
     verified,
 )
@@ -44,26 +50,21 @@ def leave_one_out(reward_Bn: torch.Tensor) -> torch.Tensor:
     return (reward_Bn - reward_Bn.mean(-1, keepdim=True)) * (reward_Bn.shape[1] / (reward_Bn.shape[1] - 1))
 
 
-def pairs(rollouts: Rollouts) -> list[tuple[int, int]]:
-    """(better, worse): rows of completions of the same problem, no completion twice."""
-    labels, found = (rollouts.rewards > 0).tolist(), list[tuple[int, int]]()
-    for first in range(0, len(labels), rollouts.n):
-        rows = {rollouts.completions[row].tokens: row for row in range(first, first + rollouts.n)}.values()
-        found += zip([r for r in rows if labels[r]], [r for r in rows if not labels[r]], strict=False)
-    return found
-
-
 def learn_reward(judge: Model, rollouts: Rollouts) -> dict[str, float]:
-    """Add the gradient of eq. (1) over the pairs of labelled rollouts; none where nothing can be compared."""
-    found = pairs(rollouts)
-    wasted = 1 - 2 * len(found) / len(rollouts.completions)
-    if not found:
-        return {"wasted": wasted}
-    rows = rollouts.sequences.select(torch.tensor(found, device=rollouts.rewards.device).T.flatten())
-    better_P, worse_P = final_values(judge, rows, judge.heads[HEAD]).chunk(2)
-    loss = -torch.nn.functional.logsigmoid(better_P - worse_P).mean()  # Eq. (1)
+    """Add the gradient of eq. (1) over labelled rollouts; none where no problem has both better and worse ones."""
+    better_Bn = rollouts.by_problem(rollouts.rewards) > 0
+    mixed_B = better_Bn.any(-1) & ~better_Bn.all(-1)
+    facts = {"wasted": 1 - float(mixed_B.float().mean())}
+    if not mixed_B.any():
+        return facts
+    rows = rollouts.sequences.select(mixed_B.repeat_interleave(rollouts.n).nonzero(as_tuple=True)[0])
+    value_Mn, better_Mn = final_values(judge, rows, judge.heads[HEAD]).view(-1, rollouts.n), better_Bn[mixed_B]
+    gap_Mnn = value_Mn[:, :, None] - value_Mn[:, None, :]
+    share_Mnn = (better_Mn[:, :, None] & ~better_Mn[:, None, :]).float()
+    share_Mnn /= share_Mnn.sum((1, 2), keepdim=True)  # every problem weighs the same, however it can be compared
+    loss = -(share_Mnn * F.logsigmoid(gap_Mnn)).sum() / len(share_Mnn)  # Eq. (1)
     loss.backward()  # type: ignore[no-untyped-call]
-    return {"wasted": wasted, "judge_loss": loss.item(), "ranked": float((better_P > worse_P).float().mean())}
+    return {**facts, "judge_loss": loss.item(), "ranked": float((share_Mnn * (gap_Mnn > 0)).sum()) / len(share_Mnn)}
 
 
 @dataclass(frozen=True)
@@ -75,26 +76,30 @@ class RLHF:
     """Share of the budget that goes into the reward model, its samples included; the policy has the problems behind."""
     problems: int = 16
     """Problems an optimiser step, of the reward model and of the policy."""
+    judged: int = 8
+    """Completions a problem that the reward model compares, at temperature 1."""
+    judge_lr: float = 1e-3
+    """Peak learning rate of the reward model's AdamW."""
     samples: int = 4
-    """Completions a problem, at temperature 1; few, so that no problem gives many more pairs than another."""
+    """Completions a problem that the policy learns from, at temperature 1."""
     lr: float = 3e-4
-    """Peak learning rate of AdamW, the reward model's and the policy's; suits models of a million parameters."""
+    """Peak learning rate of the policy's; both suit models of a million parameters."""
     kl_coef: float = 0.05
-    """Proxy reward lost a nat of k1 to the start, summed over the completion."""
+    """Price of a nat of k2 to the start, summed over the completion, in proxy reward."""
 
     def train(self, model: Model, data: TrainingData, run: Run) -> None:
-        if self.samples <= 1:
-            msg = f"rlhf: samples is {self.samples}; set it to 2 or more, as a completion is compared with the others"
-            raise ValueError(msg)
+        for name in ("judged", "samples"):
+            if getattr(self, name) <= 1:
+                msg = f"rlhf: {name} is {getattr(self, name)}; set it to 2 or more, to have something to compare"
+                raise ValueError(msg)
         label, start, judge, centre = self.label(data, run), frozen_copy(model), model.clone(), None
-        head = judge.heads[HEAD] = scalar_head(
-            judge
-        )  # it says 0 of everything: before the first pair it teaches nothing
-        judge_optimizer, optimizer = adamw(judge, self.lr), adamw(model, self.lr)
+        # The head says 0 of everything: before the first comparison it teaches nothing.
+        head = judge.heads[HEAD] = scalar_head(judge)
+        judge_optimizer, optimizer = adamw(judge, self.judge_lr), adamw(model, self.lr)
         for batch in run.batches(data.problems, self.problems):
             if run.progress < self.judge_share:
-                facts = learn_reward(judge, roll_out(start, batch, run, self.samples, label))
-                set_rate(judge_optimizer, self.lr * cosine_with_warmup(run, end=self.judge_share))
+                facts = learn_reward(judge, roll_out(start, batch, run, self.judged, label))
+                set_rate(judge_optimizer, self.judge_lr * cosine_with_warmup(run, end=self.judge_share))
                 update(judge_optimizer)
             else:
                 rollouts = roll_out(model, batch, run, self.samples, verified(data))  # logged, never learnt from
@@ -102,18 +107,29 @@ class RLHF:
                     proxy_R = final_values(judge, rollouts.sequences, head)
                 centre = proxy_R.mean() if centre is None else centre  # the first rollout is the start's own
                 facts = self.step(model, start, rollouts, proxy_R - centre)
+                hold(run, facts["kl"])
                 set_rate(optimizer, self.lr * cosine_with_warmup(run, begin=self.judge_share))
                 update(optimizer)
             run.log(**facts)
 
     def step(self, model: Model, start: Model, rollouts: Rollouts, proxy_R: torch.Tensor) -> dict[str, float]:
-        rows, tokens = rollouts.sequences, max(1, rollouts.sequences.tokens)
-        old_RT, start_RT = old_logprobs(model, rows), old_logprobs(start, rows)
-        reward_R = proxy_R - self.kl_coef * (old_RT - start_RT).sum(-1)  # k1, without gradient
-        advantage_R = leave_one_out(rollouts.by_problem(reward_R)).view(-1)
+        """Add the gradient of - sum_i (A_i log pi(y_i) - kl_coef k2_i), over the tokens of all rows."""
+        rows, tokens, kl, entropy = rollouts.sequences, max(1, rollouts.sequences.tokens), 0.0, 0.0
+        start_RT = old_logprobs(start, rows)
+        advantage_R = leave_one_out(rollouts.by_problem(proxy_R)).view(-1)
+        kl_coef = self.kl_coef if advantage_R.any() else 0.0  # or AdamW would make a step of the KL's rounding errors
+
+        def loss_sum(group: Sequences) -> torch.Tensor:
+            nonlocal kl, entropy
+            logprob_RT, before_RT = token_logprobs(model, group), start_RT[group.index, : group.input_ids.shape[1]]
+            kl += float(kl_estimate(logprob_RT.detach(), before_RT).sum())
+            entropy -= float(logprob_RT.detach().sum())
+            price_RT = kl_coef * (logprob_RT - before_RT).square() / 2
+            return -(advantage_R[group.index] * logprob_RT.sum(-1)).sum() + price_RT.sum()
+
         # Whole completions are the actions, so their log-probabilities are summed, and one constant divides all.
-        facts = policy_gradient(model, rows, advantage_R[:, None], torch.full_like(reward_R, 1 / tokens))
-        facts |= rollouts.facts() | {"kl": float(kl_estimate(old_RT, start_RT).sum()) / tokens}
+        accumulate(rows, loss_sum, tokens)
+        facts = rollouts.facts() | {"kl": kl / tokens, "entropy": entropy / tokens}
         return facts | {"proxy": float(proxy_R.mean()), "gold": facts.pop("reward")}
 
     def label(self, data: TrainingData, run: Run) -> Reward:

@@ -9,7 +9,7 @@ import torch
 from harness import Run
 from harness.toolbox import final_values, kl_estimate, roll_out, scalar_head, token_logprobs
 from harness_rl import rlhf
-from harness_rl.rlhf import HEAD, RLHF, RLHFRandomReward, learn_reward, leave_one_out, pairs
+from harness_rl.rlhf import HEAD, RLHF, RLHFRandomReward, learn_reward, leave_one_out
 
 
 def letters(data):
@@ -34,18 +34,24 @@ def judge_of(model):
     return judge
 
 
-def test_pairs_are_better_against_worse_of_the_same_problem_and_no_completion_twice(tiny_model, toy_data):
+def test_all_comparisons_of_a_problem_count_and_none_between_problems(tiny_model, toy_data):
+    """By hand: the mean over problems of the mean over their pairs; a problem where all are as good has none."""
     rollouts = rollouts_of(tiny_model, toy_data, reward=lambda p, c: float("l" in c.text) if p.id != "p3" else 1.0)
-    twin = rollouts.completions[0]
-    doubled = dataclasses.replace(rollouts, completions=[twin, twin, *rollouts.completions[2:]])
-    for of_one in (rollouts, doubled):
-        found = pairs(of_one)
-        assert found
-        for better, worse in found:
-            assert of_one.rewards[better] > of_one.rewards[worse]
-            assert better // of_one.n == worse // of_one.n < 3  # of the fourth, all are as good
-        rows = [row for pair in found for row in pair]
-        assert len({(row // of_one.n, of_one.completions[row].tokens) for row in rows}) == len(rows)
+    judge = judge_of(tiny_model)
+    judge.heads[HEAD] = scalar_head(judge, seed=4)
+    with torch.no_grad():
+        value_R = final_values(judge, rollouts.sequences, judge.heads[HEAD]).tolist()
+    losses, ranked = [], []
+    for first in range(0, 32, 8):
+        rows = range(first, first + 8)
+        gaps = [value_R[a] - value_R[b] for a in rows for b in rows if rollouts.rewards[a] > rollouts.rewards[b]]
+        if gaps:
+            losses.append(sum(math.log1p(math.exp(-gap)) for gap in gaps) / len(gaps))
+            ranked.append(sum(gap > 0 for gap in gaps) / len(gaps))
+    facts = learn_reward(judge, rollouts)
+    assert facts["judge_loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-4)
+    assert facts["ranked"] == pytest.approx(sum(ranked) / len(ranked))
+    assert facts["wasted"] == 1 - len(losses) / 4 >= 0.25
 
 
 def test_eq_1_costs_ln_2_at_the_start_and_the_reward_model_learns_to_rank(tiny_model, toy_data):
@@ -53,16 +59,12 @@ def test_eq_1_costs_ln_2_at_the_start_and_the_reward_model_learns_to_rank(tiny_m
     optimizer = torch.optim.AdamW(judge.parameters(), lr=3e-3)
     facts = learn_reward(judge, rollouts)
     assert facts["judge_loss"] == pytest.approx(math.log(2))
-    assert facts["wasted"] == 1 - 2 * len(pairs(rollouts)) / len(rollouts.completions) < 1
+    assert facts["wasted"] < 1
     for _ in range(15):
         optimizer.step()
         optimizer.zero_grad()
         facts = learn_reward(judge, rollouts)
     assert facts["ranked"] == 1
-    with torch.no_grad():
-        reward_R = final_values(judge, rollouts.sequences, judge.heads[HEAD])
-    margins = torch.stack([reward_R[better] - reward_R[worse] for better, worse in pairs(rollouts)])
-    assert facts["judge_loss"] == pytest.approx(float(torch.log1p((-margins).exp()).mean()), rel=1e-3)
 
 
 def test_what_cannot_be_compared_is_logged_and_leaves_the_reward_model_alone(tiny_model, toy_data):
@@ -86,7 +88,9 @@ def test_one_budget_pays_for_both_phases(train, toy_data):
 
 
 def test_the_policy_pleases_the_proxy_and_gold_follows_where_the_proxy_is_true(train, toy_data):
-    run = train(RLHF(lr=3e-3, samples=8, problems=12, kl_coef=0.0), tokens=80_000, data=letters(toy_data))
+    run = train(
+        RLHF(lr=3e-3, judge_lr=3e-3, samples=8, problems=12, kl_coef=0.0), tokens=80_000, data=letters(toy_data)
+    )
     policy = [point for point in run.curve if "proxy" in point]
     assert sum(point["proxy"] for point in policy[-3:]) / 3 > 0.1  # and 0 at the start
     assert sum(point["gold"] for point in policy[-3:]) / 3 > policy[0]["gold"] + 0.2
@@ -117,18 +121,24 @@ def test_a_constant_reward_model_teaches_nothing(train, tiny_model):
     assert run.curve[-1]["proxy"] == 0
 
 
-def test_the_kl_is_in_the_reward_and_the_verifier_is_not(tiny_model, toy_data, make_model, monkeypatch):
+def test_the_gradient_of_a_step_by_hand(tiny_model, toy_data, make_model):
+    """- sum_i (A_i log pi(y_i) - kl_coef sum_t k2_it) over all tokens; the verifier is in none of it."""
     rollouts, start = rollouts_of(tiny_model, toy_data, n=4), make_model(seed=1)
-    seen = []
-    monkeypatch.setattr(rlhf, "policy_gradient", lambda *args: seen.append(args) or {})
     proxy_R = torch.linspace(-1, 1, 16)
     facts = RLHF(kl_coef=0.5).step(tiny_model, start, rollouts, proxy_R)
-    [(_, _, advantage_R1, weight_R)] = seen
+    found = [parameter.grad.clone() for parameter in tiny_model.module.parameters()]
+    tiny_model.module.zero_grad()
     with torch.no_grad():
-        k1_R = (token_logprobs(tiny_model, rollouts.sequences) - token_logprobs(start, rollouts.sequences)).sum(-1)
-    expected = leave_one_out((proxy_R - 0.5 * k1_R).view(4, 4)).view(-1)
-    torch.testing.assert_close(advantage_R1[:, 0], expected, rtol=1e-3, atol=1e-3)
-    assert weight_R.tolist() == pytest.approx([1 / rollouts.sequences.tokens] * 16)
+        start_RT = token_logprobs(start, rollouts.sequences)
+    logprob_RT = token_logprobs(tiny_model, rollouts.sequences)
+    gain_R = leave_one_out(proxy_R.view(4, 4)).view(-1) * logprob_RT.sum(-1)
+    loss = (0.5 * (logprob_RT - start_RT).square().sum() / 2 - gain_R.sum()) / rollouts.sequences.tokens
+    loss.backward()
+    for gradient, parameter in zip(found, tiny_model.module.parameters(), strict=True):
+        torch.testing.assert_close(gradient, parameter.grad, rtol=1e-3, atol=1e-5)
+    kl = float(kl_estimate(logprob_RT.detach(), start_RT).sum()) / rollouts.sequences.tokens
+    assert facts["kl"] == pytest.approx(kl, rel=1e-4)
+    assert facts["entropy"] == pytest.approx(-float(logprob_RT.detach().sum()) / rollouts.sequences.tokens, rel=1e-4)
     assert facts["gold"] == pytest.approx(float(rollouts.rewards.mean()))
     assert facts["proxy"] == pytest.approx(0, abs=1e-6)
 
@@ -148,9 +158,10 @@ def test_the_start_draws_the_pairs_and_never_moves(train, tiny_model, toy_data, 
     assert not tiny_model.heads  # the reward model is thrown away
 
 
-def test_a_single_sample_has_no_other_to_be_compared_with(train):
-    with pytest.raises(ValueError, match="samples is 1; set it to 2 or more"):
-        train(RLHF(samples=1))
+@pytest.mark.parametrize("name", ["samples", "judged"])
+def test_a_single_sample_has_no_other_beside_it(train, name):
+    with pytest.raises(ValueError, match=f"{name} is 1; set it to 2 or more"):
+        train(RLHF(**{name: 1}))
 
 
 def test_the_control_learns_from_a_coin(make_model, train, toy_data):
