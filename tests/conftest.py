@@ -19,9 +19,10 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from harness import Pair, Problem, TrainingData
+from harness import Completion, Pair, Problem, TrainingData
 from harness.builtin.causal_lm import CausalLM
 from harness.builtin.devices import Cpu
+from harness.toolbox import Rollouts, collate, judges
 
 # A suite started in the background inherits an ignored SIGINT, and so would every program that it interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -120,3 +121,44 @@ def toy_data():
     problems = [Problem(f"p{i}", f"{i}+1?", str(i + 1), f"T: {i}+1={i + 1}.") for i in range(12)]
     pairs = [Pair(p.id, p.prompt, f"A: {p.answer}", "A: no") for p in problems]
     return TrainingData(problems, problems[:2], verify, render_target, pairs)
+
+
+@pytest.fixture
+def judge(make_model):
+    """A random model that is sure of what it says, with room for a prompt of both candidates."""
+    model = make_model(seed=5, sharpness=0.25, max_position_embeddings=400)
+    model.tokenizer.model_max_length = 400
+    return model
+
+
+@pytest.fixture
+def compared(tiny_model, toy_data):
+    """`compared([("A: 1", "A: 7"), ...])`: rollouts that hold these completions of the first problems."""
+
+    def go(texts):
+        problems = toy_data.problems[: len(texts)]
+        said = [Completion(t, tuple(tiny_model.encode_completion(t)), (), "eos") for pair in texts for t in pair]
+        prompts = [tiny_model.encode_prompt(p.prompt) for p in problems for _ in range(2)]
+        rows = collate(tiny_model, list(zip(prompts, [c.tokens for c in said], strict=True)))
+        right = [float(toy_data.verify(p, t)[0]) for p, pair in zip(problems, texts, strict=True) for t in pair]
+        return Rollouts(problems, said, rows, torch.tensor(right), 2)
+
+    return go
+
+
+@pytest.fixture
+def favour(monkeypatch):
+    """`favour(judge)`: let 1 and 2 stand out from a judge's words, so that it says one of them; `factor` -1: never."""
+
+    def go(judge, factor=1.0):
+        one, two = (judge.encode_completion(word)[0] for word in "12")
+        real = judges.completion_logits
+
+        def louder(model, rows):
+            logits, ids = real(model, rows)
+            logits[:, [one, two]] += 100 * factor
+            return logits, ids
+
+        monkeypatch.setattr(judges, "completion_logits", louder)
+
+    return go

@@ -19,6 +19,7 @@ from harness.toolbox.batching import (
     whole_pairs,
 )
 from harness.toolbox.exchange import Exchange, Result
+from harness.toolbox.judges import Judge, compare_by_scores, compare_by_tokens
 from harness.toolbox.logprobs import (
     completion_logits,
     completion_logprob,
@@ -59,6 +60,7 @@ from harness.toolbox.verify import final_answer
 
 __all__ = [
     "Exchange",
+    "Judge",
     "Result",
     "Reward",
     "Rollouts",
@@ -73,6 +75,8 @@ __all__ = [
     "coin",
     "collate",
     "collate_masked",
+    "compare_by_scores",
+    "compare_by_tokens",
     "completion_logits",
     "completion_logprob",
     "completion_loss",

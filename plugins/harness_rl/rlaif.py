@@ -15,7 +15,6 @@ Shapes: B problems, R = 2B rows, V words. Left out: the reasoning that a judge m
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -24,25 +23,21 @@ import torch.nn.functional as F  # noqa: N812 - as everywhere in torch
 
 from harness import Model, Run, TrainingData, hookimpl
 from harness.toolbox import (
+    Judge,
     Rollouts,
     adamw,
     coin,
-    collate,
-    completion_logits,
+    compare_by_scores,
+    compare_by_tokens,
     completion_logprob,
     cosine_with_warmup,
     descend,
-    encode_pairs,
     frozen_copy,
     hold,
     roll_out,
     set_rate,
     verified,
 )
-
-Judge = Callable[[Rollouts], tuple[torch.Tensor, torch.Tensor]]
-"""(B,) logit of `the one in front is better`, with the first completion in front and with the second; NaN: not said."""
-ASK = "{question}\n\nAnswer 1:\n{one}\n\nAnswer 2:\n{two}\n\nWhich answer is right? Reply with 1 or 2 only."
 
 
 def preference(forth_B: torch.Tensor, back_B: torch.Tensor) -> torch.Tensor:
@@ -60,36 +55,6 @@ def soft_dpo_loss(ratio_R: torch.Tensor, preference_B: torch.Tensor, beta: float
     logit_B = beta * (first_B - second_B)
     first, second = (1 + preference_B) / 2, (1 - preference_B) / 2
     return -(first * F.logsigmoid(logit_B) + second * F.logsigmoid(-logit_B)).mean()
-
-
-@torch.no_grad()
-def by_scores(judge: Model, rollouts: Rollouts, cue: str, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """The gap of the judge's mean log-probabilities of the two texts; it reads each alone, so orders cannot differ."""
-    said = iter(rollouts.completions)
-    asked = [(f"{p.prompt} {cue}".strip(), next(said).text) for p in rollouts.problems for _ in range(2)]
-    rows = encode_pairs(judge, asked)
-    mean_R = completion_logprob(judge, rows) / rows.completion_mask.sum(-1)  # 0/0 of one that does not fit
-    first_B, second_B = rollouts.by_problem(mean_R).unbind(-1)
-    gap_B = (first_B - second_B) / temperature
-    return gap_B, -gap_B
-
-
-@torch.no_grad()
-def by_tokens(judge: Model, rollouts: Rollouts) -> tuple[torch.Tensor, torch.Tensor]:
-    """The gap of the logits of 1 and 2 behind a prompt that holds both texts, in both orders."""
-    (one, *more), (two, *_) = (judge.encode_completion(word)[:-1] for word in "12")
-    if more or one == two:
-        msg = f"{judge.name} has no token for 1 and for 2 to compare by: set compare to 'scores'"
-        raise ValueError(msg)
-    texts, questions = [c.text for c in rollouts.completions], [p.prompt for p in rollouts.problems]
-    triples = zip(questions * 2, texts[::2] + texts[1::2], texts[1::2] + texts[::2], strict=True)
-    asked = [judge.encode_prompt(ASK.format(question=q, one=a, two=b)) for q, a, b in triples]
-    logits_RV = completion_logits(judge, collate(judge, [(ids, [one]) for ids in asked]))[0].float()
-    likeliest_R = logits_RV.argmax(-1)
-    whole_R = torch.tensor([len(ids) < judge.context for ids in asked], device=likeliest_R.device)  # nothing was cut
-    said_R = whole_R & ((likeliest_R == one) | (likeliest_R == two))
-    forth_B, back_B = (logits_RV[:, one] - logits_RV[:, two]).where(said_R, torch.nan).chunk(2)
-    return forth_B, back_B
 
 
 def agreement(preference_B: torch.Tensor, rollouts: Rollouts) -> dict[str, float]:
@@ -154,9 +119,9 @@ class RLAIF:
         """What compares the two completions of each problem."""
         judge = run.model(self.judge)
         if self.compare == "tokens":
-            return lambda rollouts: by_tokens(judge, rollouts)
+            return lambda rollouts: compare_by_tokens(judge, rollouts)
         if self.compare == "scores":
-            return lambda rollouts: by_scores(judge, rollouts, self.cue, self.temperature)
+            return lambda rollouts: compare_by_scores(judge, rollouts, self.cue, self.temperature)
         msg = f"compare must be 'scores' or 'tokens', not {self.compare!r}"
         raise ValueError(msg)
 

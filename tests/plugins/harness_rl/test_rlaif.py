@@ -6,36 +6,13 @@ import math
 import pytest
 import torch
 
-from harness import Completion, Run
-from harness.toolbox import Rollouts, collate, frozen_copy, sample_many
+from harness import Run
+from harness.toolbox import compare_by_scores, compare_by_tokens, frozen_copy, sample_many
 from harness_rl import rlaif as module
 from harness_rl.dpo import dpo_loss
-from harness_rl.rlaif import ASK, RLAIF, RLAIFRandomReward, agreement, by_scores, by_tokens, preference, soft_dpo_loss
+from harness_rl.rlaif import RLAIF, RLAIFRandomReward, agreement, preference, soft_dpo_loss
 
 NAN = math.nan
-
-
-@pytest.fixture
-def judge(make_model):
-    """A random model that is sure of what it says, with room for a prompt of both candidates."""
-    model = make_model(seed=5, sharpness=0.25, max_position_embeddings=400)
-    model.tokenizer.model_max_length = 400
-    return model
-
-
-@pytest.fixture
-def compared(tiny_model, toy_data):
-    """`compared([("A: 1", "A: 7"), ...])`: rollouts that hold these completions of the first problems."""
-
-    def go(texts):
-        problems = toy_data.problems[: len(texts)]
-        said = [Completion(t, tuple(tiny_model.encode_completion(t)), (), "eos") for pair in texts for t in pair]
-        prompts = [tiny_model.encode_prompt(p.prompt) for p in problems for _ in range(2)]
-        rows = collate(tiny_model, list(zip(prompts, [c.tokens for c in said], strict=True)))
-        right = [float(toy_data.verify(p, t)[0]) for p, pair in zip(problems, texts, strict=True) for t in pair]
-        return Rollouts(problems, said, rows, torch.tensor(right), 2)
-
-    return go
 
 
 @pytest.fixture
@@ -80,13 +57,17 @@ def test_swapping_the_candidates_negates_the_preference_exactly():
 
 
 @pytest.mark.parametrize("way", ["scores", "tokens"])
-def test_swapping_is_exact_for_a_judge_as_well(judge, compared, way, monkeypatch):
+def test_swapping_is_exact_for_a_judge_as_well(judge, compared, way, favour):
     if way == "tokens":
-        favour(judge, monkeypatch)
+        favour(judge)
 
     def judged(texts):
         return preference(
-            *(by_scores(judge, compared(texts), "", 0.5) if way == "scores" else by_tokens(judge, compared(texts)))
+            *(
+                compare_by_scores(judge, compared(texts), "", 0.5)
+                if way == "scores"
+                else compare_by_tokens(judge, compared(texts))
+            )
         )
 
     first = judged(TEXTS)
@@ -94,74 +75,7 @@ def test_swapping_is_exact_for_a_judge_as_well(judge, compared, way, monkeypatch
     torch.testing.assert_close(judged(SWAPPED), -first, rtol=1e-4, atol=1e-6)  # rows of a batch move, as float sums do
 
 
-# -- ways to compare
-
-
-def test_a_score_is_the_judges_mean_log_probability_behind_its_cue(judge, compared, toy_data):
-    def score(problem, text):
-        ids, target = judge.encode_prompt(f"{problem.prompt} think!"), judge.encode_completion(text)
-        with torch.no_grad():
-            logprobs = judge.module(torch.tensor([ids + target])).logits[0].log_softmax(-1)
-        return sum(float(logprobs[len(ids) + t - 1, token]) for t, token in enumerate(target)) / len(target)
-
-    gaps = [(score(p, a) - score(p, b)) / 0.5 for p, (a, b) in zip(toy_data.problems, TEXTS, strict=False)]
-    forth, back = by_scores(judge, compared(TEXTS), "think!", 0.5)
-    assert forth.tolist() == pytest.approx(gaps, rel=1e-3)
-    assert torch.equal(back, -forth)  # so both orders agree
-
-
-def test_what_does_not_fit_the_judge_is_a_tie(make_model, judge, compared, monkeypatch):
-    small = make_model(max_position_embeddings=24)
-    forth, back = by_scores(small, compared([("A: 1", "A: " + "7" * 40), ("A: 1", "A: 2")]), "", 1.0)
-    assert forth.isnan().tolist() == [True, False]
-    assert preference(forth, back)[0] == 0
-    favour(judge, monkeypatch)
-    lengths = [len(judge.encode_prompt(ASK.format(question="0+1?", one=a, two=b))) for a, b in TEXTS]
-    judge.tokenizer.model_max_length = max(lengths)  # leaves no room for the answer behind the longest
-    forth, back = by_tokens(judge, compared(TEXTS))
-    assert forth.isnan().tolist() == back.isnan().tolist() == [n == max(lengths) for n in lengths]
-
-
-def favour(judge, monkeypatch, factor=1.0):
-    """Let 1 and 2 stand out from the judge's words, so that it says one of them; `factor` -1: never."""
-    one, two = (judge.encode_completion(word)[0] for word in "12")
-    real = module.completion_logits
-
-    def louder(model, rows):
-        logits, ids = real(model, rows)
-        logits[:, [one, two]] += 100 * factor
-        return logits, ids
-
-    monkeypatch.setattr(module, "completion_logits", louder)
-
-
-def test_a_judge_of_both_is_asked_in_both_orders(judge, compared, toy_data, monkeypatch):
-    favour(judge, monkeypatch)
-    one, two = (judge.encode_completion(word)[0] for word in "12")
-
-    def gap(problem, a, b):
-        ids = judge.encode_prompt(ASK.format(question=problem.prompt, one=a, two=b))
-        with torch.no_grad():
-            logits = judge.module(torch.tensor([ids])).logits[0, -1]
-        return float(logits[one] - logits[two])
-
-    forth, back = by_tokens(judge, compared(TEXTS))
-    problems = toy_data.problems[:3]
-    assert forth.tolist() == pytest.approx([gap(p, *t) for p, t in zip(problems, TEXTS, strict=True)], rel=1e-3)
-    assert back.tolist() == pytest.approx([gap(p, *t) for p, t in zip(problems, SWAPPED, strict=True)], rel=1e-3)
-
-
-def test_a_judge_that_says_neither_has_said_nothing(judge, compared, monkeypatch):
-    favour(judge, monkeypatch, factor=-1.0)
-    forth, back = by_tokens(judge, compared(TEXTS))
-    assert forth.isnan().all()
-    assert preference(forth, back).tolist() == [0, 0, 0]
-
-
-def test_a_judge_without_these_words_is_refused(judge, compared, monkeypatch):
-    monkeypatch.setattr(judge, "encode_completion", lambda text: [3, 2])
-    with pytest.raises(ValueError, match="set compare to 'scores'"):
-        by_tokens(judge, compared(TEXTS))
+# -- facts
 
 
 def test_agreement_counts_only_pairs_that_differ_and_a_tie_as_half(compared):
@@ -224,7 +138,7 @@ def test_the_policy_moves_to_what_the_judge_prefers_away_from_its_start(teach, t
         said = sample_many(model, ["1+1?"], Run(1, max_new_tokens=12), ids=["x"], n=256)[0]
         return sum(c.text.count("7") for c in said)
 
-    monkeypatch.setattr(module, "by_scores", sevens)
+    monkeypatch.setattr(module, "compare_by_scores", sevens)
     before = held(tiny_model)
     run = teach(RLAIF(problems=12, lr=2e-3), tokens=30_000)
     assert held(tiny_model) > 1.5 * before > 0
@@ -242,8 +156,8 @@ def test_the_verifier_is_watched_and_never_learnt_from(teach, tiny_model, toy_da
     assert any("agreement" in point for point in run.curve)
 
 
-def test_where_the_judge_says_nothing_nothing_is_learnt(teach, judge, tiny_model, monkeypatch):
-    favour(judge, monkeypatch, factor=-1.0)
+def test_where_the_judge_says_nothing_nothing_is_learnt(teach, judge, tiny_model, favour):
+    favour(judge, factor=-1.0)
     before = tiny_model.fingerprint()
     run = teach(RLAIF(compare="tokens", problems=4), tokens=1500)
     assert all(point["ties"] == point["unsaid"] == 1 for point in run.curve)
@@ -251,12 +165,14 @@ def test_where_the_judge_says_nothing_nothing_is_learnt(teach, judge, tiny_model
     assert tiny_model.fingerprint() == before
 
 
-def test_a_judge_of_both_is_trained_with_and_its_flips_are_counted(teach, judge, tiny_model, monkeypatch):
-    favour(judge, monkeypatch)
+def test_a_judge_of_both_is_trained_with_and_its_flips_are_counted(teach, judge, tiny_model, favour, monkeypatch):
+    favour(judge)
     before = tiny_model.fingerprint()
     run = teach(RLAIF(compare="tokens", problems=4), tokens=1500)
     assert tiny_model.fingerprint() != before
-    monkeypatch.setattr(module, "by_tokens", lambda judge, rollouts: (torch.ones(4), torch.tensor([1.0, -1, -1, NAN])))
+    monkeypatch.setattr(
+        module, "compare_by_tokens", lambda judge, rollouts: (torch.ones(4), torch.tensor([1.0, -1, -1, NAN]))
+    )
     run = teach(RLAIF(compare="tokens", problems=4), tokens=100)
     assert run.curve[0]["flips"] == 0.25
     assert run.curve[0]["unsaid"] == 0.125
@@ -272,7 +188,7 @@ def test_the_same_completion_twice_is_a_tie_whatever_the_judge_says(teach, tiny_
         return dataclasses.replace(rollouts, completions=said)
 
     monkeypatch.setattr(module, "roll_out", twice)
-    monkeypatch.setattr(module, "by_scores", lambda *_: (torch.ones(4), -torch.ones(4)))
+    monkeypatch.setattr(module, "compare_by_scores", lambda *_: (torch.ones(4), -torch.ones(4)))
     before = tiny_model.fingerprint()
     run = teach(RLAIF(problems=4), tokens=1000)
     assert run.curve[0]["ties"] == 1
