@@ -72,9 +72,9 @@ class AdaptiveRewardRL:
     """Share of each iteration's budget that teaches the reward model."""
     replay: float = 0.1
     """Pairs of before, as a share of the fresh ones; the paper's 0.1."""
-    problems: int = 8
+    problems: int = 16
     """Problems a step."""
-    samples: int = 8
+    samples: int = 4
     """Completions a problem, at temperature 1."""
     pairs: int = 2
     """Pairs a problem at most."""

@@ -48,6 +48,16 @@ def test_it_says_of_drafts_what_their_maker_knows(style):
     assert told > 0.99 * len(PROBLEMS)
 
 
+def test_a_doubled_total_is_told_from_a_product_of_groups_by_what_was_before():
+    """12 doubled and 24 more, or two lots of twelve more: the same sign and right side, another left one."""
+    start = Operation("add", 2)
+    doubled = Problem("?", 10, (start, Operation("double"), Operation("add", 24)))
+    grouped = Problem("?", 10, (start, Operation("groups", amount=2, groups=12)))
+    assert row(doubled) == ["10+2=12", "12*2=24", "24+24=48"]
+    assert row(grouped) == ["10+2=12", "12*2=24", "12+24=36"]
+    assert (read(row(doubled)), read(row(grouped))) == (doubled.steps, grouped.steps)
+
+
 def test_a_problem_without_steps_says_nothing():
     assert check_steps([], "T: 22.\nA: 22") == ()
 

@@ -59,13 +59,14 @@ def test_the_first_wrong_step_is_the_first_that_is_judged_unlikely():
         ((0.9, 0.4, 0.1), (True, True, False), 0),  # too early
         ((0.9, 0.6, 0.1), (True, False, False), 0),  # too late
         ((0.9, 0.6, 0.5), (True, False, False), 0),  # never: even odds are no judgement
+        ((0.5, 0.4), (False, False), 0),  # too late
     ]
     for steps, right, found in cases:
         assert first_wrong_found([sample("1", 0.1, steps, right)]) == (found, 1)
     unlike = [sample("1", 0.1, (0.1,), (True, False)), sample("7", 0.1, (0.1,), (True,)), sample("1", 0.1)]
     assert first_wrong_found(unlike) == (0, 0)  # cut into other steps, nothing wrong, no steps
     figures = verifier(record([sample("1", 0.1, *case[:2]) for case in cases]))
-    assert (figures["first_wrong_found"], figures["wrong_solutions"]) == (0.25, 4)
+    assert (figures["first_wrong_found"], figures["wrong_solutions"]) == (0.2, 5)
 
 
 def test_what_is_no_chance_is_neither_calibrated_nor_weighed():
