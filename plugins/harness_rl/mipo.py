@@ -68,7 +68,7 @@ class MIPO:
     """k, completions a group. A larger one is a better mean, and fewer problems have it."""
     beta: float = 1.0
     """Pull towards the reference, token/nat: the margin aimed at is 1/(2 beta), here half a nat a token."""
-    lr: float = 1e-4
+    lr: float = 5e-5
     """Peak learning rate; suits models of a million parameters."""
 
     def __post_init__(self) -> None:

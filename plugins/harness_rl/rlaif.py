@@ -84,9 +84,9 @@ class RLAIF:
     """Divides the gap of two scores, in nats a token: the smaller, the more decided the judge."""
     problems: int = 16
     """Problems an optimiser step."""
-    beta: float = 0.1
+    beta: float = 0.5
     """Pull towards the start, 1/nat; DPO's."""
-    lr: float = 2e-4
+    lr: float = 1e-4
     """Peak learning rate; suits models of a million parameters."""
 
     def train(self, model: Model, data: TrainingData, run: Run) -> None:
