@@ -88,6 +88,19 @@ class Rollouts:
         return {"reward": float(self.rewards.mean()), "length": float(self.lengths.mean()), "cut": cut}
 
 
+def contrasts(rollouts: Rollouts, most: int) -> list[tuple[int, int]]:
+    """(right, wrong): rows of completions of the same problem, at most so many pairs a problem, no completion twice.
+
+    Right is what has a reward above 0. Within a problem nothing can be learnt from how hard it is.
+    """
+    right_R, found = (rollouts.rewards > 0).tolist(), list[tuple[int, int]]()
+    for first in range(0, len(right_R), rollouts.n):
+        rows = {c.tokens: first + k for k, c in enumerate(rollouts.completions[first : first + rollouts.n]) if c.tokens}
+        good, bad = ([row for row in rows.values() if right_R[row] is wanted] for wanted in (True, False))
+        found += list(zip(good, bad, strict=False))[:most]
+    return found
+
+
 def roll_out(model: Model, problems: Sequence[Problem], run: Run, n: int, reward: Reward) -> Rollouts:
     """Draw `n` completions of each problem at temperature 1 and reward each.
 

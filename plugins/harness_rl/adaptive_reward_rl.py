@@ -28,6 +28,7 @@ from harness.toolbox import (
     TokenPair,
     adamw,
     collate,
+    contrasts,
     cosine_with_warmup,
     descend,
     drift,
@@ -35,7 +36,6 @@ from harness.toolbox import (
     frozen_copy,
     policy_gradient,
     random_reward_twin,
-    ranked_pairs,
     roll_out,
     scalar_head,
     set_rate,
@@ -93,7 +93,7 @@ class AdaptiveRewardRL:
             rollouts = roll_out(model, batch, run, self.samples, label)
             facts = drift(model, start, rollouts, step, run)
             if teaches:
-                fresh = self.ranked(model, rollouts, run)
+                fresh = self.ranked(model, rollouts)
                 again = random.Random(run.seed("replay", step)).sample(  # noqa: S311 - data order, not secrets
                     seen, min(len(seen), round(self.replay * len(fresh)))
                 )
@@ -108,12 +108,11 @@ class AdaptiveRewardRL:
                 update(optimizer)
             run.log(**rollouts.facts(), **facts)  # `reward` is the label's: gold, never the reward model's
 
-    def ranked(self, model: Model, rollouts: Rollouts, run: Run) -> list[Ranked]:
+    def ranked(self, model: Model, rollouts: Rollouts) -> list[Ranked]:
         """Pairs of a right and a wrong completion of the same problem."""
-        n, labels = rollouts.n, dict(zip(map(id, rollouts.completions), rollouts.rewards.tolist(), strict=True))
-        drawn = [(p, rollouts.completions[i * n : (i + 1) * n]) for i, p in enumerate(rollouts.problems)]
-        sides = ranked_pairs(model, drawn, lambda _, completion: labels[id(completion)] > 0, run, self.pairs)
-        return list(zip(*sides, strict=True))
+        prompts = [model.encode_prompt(problem.prompt) for problem in rollouts.problems]
+        rows = [(prompts[k // rollouts.n], c.tokens) for k, c in enumerate(rollouts.completions)]
+        return [(rows[right], rows[wrong]) for right, wrong in contrasts(rollouts, self.pairs)]
 
     def improve(self, model: Model, rollouts: Rollouts, proxy_R: torch.Tensor) -> dict[str, float]:
         """GRPO's gradient on the reward model's word: a mean over rows of means over tokens."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import ClassVar
 
 import torch
@@ -23,13 +24,13 @@ import torch
 from harness import Completion, Model, Prompt, Run, Scores, TrainingData, hookimpl
 from harness.toolbox import (
     Reward,
-    Rollouts,
     Sequences,
     adamw,
     collate,
+    contrasts,
     cosine_with_warmup,
     descend,
-    hidden_states,
+    final_values,
     hold,
     kl_estimate,
     old_logprobs,
@@ -70,17 +71,6 @@ def read(model: Model, rows: Sequences) -> tuple[torch.Tensor, torch.Tensor]:
 def states(mask_RT: torch.Tensor) -> torch.Tensor:
     """(R, T): the tokens that a state of the completion ends with, from the last of the prompt to its own last."""
     return mask_RT | mask_RT.roll(-1, 1)  # a row's first token is prompt: none wraps around
-
-
-def balanced(rollouts: Rollouts, most: int) -> list[int]:
-    """Rows, in their order: of each problem as many right as wrong ones, `most` of either, no completion twice."""
-    kept: list[int] = []
-    for first in range(0, len(rollouts.completions), rollouts.n):
-        rows = {rollouts.completions[row].tokens: row for row in range(first, first + rollouts.n)}
-        right, wrong = ([r for c, r in rows.items() if c and (rollouts.rewards[r] > 0) == s] for s in (True, False))
-        count = min(len(right), len(wrong), most)
-        kept += sorted(right[:count] + wrong[:count])
-    return kept
 
 
 @dataclass(frozen=True)
@@ -133,7 +123,7 @@ class OREO:
             if run.progress >= self.share:
                 break
             rollouts = roll_out(model, problems, run, self.samples, reward)
-            kept = balanced(rollouts, self.kept)
+            kept = sorted(chain.from_iterable(contrasts(rollouts, self.kept)))
             run.log(**rollouts.facts(), wasted=1 - len(kept) / len(rollouts.completions))
             if kept:
                 rows = rollouts.sequences.select(torch.tensor(kept, device=rollouts.rewards.device))
@@ -148,9 +138,7 @@ class OREO:
         del run  # the meter sees the forward pass by itself
         ids = model.encode_prompt(prompt)
         rows = collate(model, [(ids, c.tokens) for c in completions])
-        columns_T = torch.arange(rows.input_ids.shape[1], device=rows.index.device)
-        hidden_RD = hidden_states(model, rows, columns_T == rows.lengths[:, None] - 1)
-        return [Scores(value) for value in model.heads[HEAD](hidden_RD.float()).squeeze(-1).tolist()]
+        return [Scores(value) for value in final_values(model, rows, model.heads[HEAD]).tolist()]
 
     def reward(self, data: TrainingData, run: Run) -> Reward:
         """What a completion is worth."""

@@ -18,6 +18,7 @@ from typing import ClassVar
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.utils import parameters_to_vector as flat
 
 from harness import Model, Run, TrainingData, hookimpl
 from harness.toolbox import (
@@ -36,10 +37,6 @@ BACKTRACK, TRIES = 0.8, 10
 """The line search: what each try leaves of the step, and how many there are at most."""
 
 Weights = Sequence[torch.Tensor]
-
-
-def flat(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-    return torch.cat([tensor.reshape(-1) for tensor in tensors])
 
 
 @torch.no_grad()

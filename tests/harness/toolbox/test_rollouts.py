@@ -10,10 +10,12 @@ import torch
 from harness import Completion, Run
 from harness.meter import BudgetSpentError
 from harness.toolbox import (
+    Rollouts,
     clipped_surrogate,
     coin,
     collate,
     completion_logprob,
+    contrasts,
     drift,
     frozen_copy,
     hold,
@@ -156,6 +158,23 @@ def test_a_policy_that_ran_away_ends_its_training():
         hold(run, 1.5)
     assert len(seen) == 2
     assert (run.stopped, run.left) == ("the KL to the start was 1.50 nats a token, above 1", 0)
+
+
+# -- contrasts
+
+
+def test_right_is_set_against_wrong_within_a_problem_and_no_completion_twice(tiny_model, toy_data):
+    texts = ["7", "7", "77", "no", "777", "x", "", "z"], ["no"] * 8, ["7", "n", "o", "p", "q", "r", "s", "n"]
+    drawn = [
+        Completion(text, tuple(tiny_model.encode_completion(text)) if text else (), (), "eos")
+        for of_one in texts
+        for text in of_one
+    ]
+    sequences = collate(tiny_model, [([1, 5], c.tokens or (2,)) for c in drawn])
+    rewards = torch.tensor([float("7" in c.text) for c in drawn])
+    found = contrasts(Rollouts(toy_data.problems[:3], drawn, sequences, rewards, 8), 2)
+    assert [tuple(drawn[row].text for row in pair) for pair in found] == [("7", "no"), ("77", "x"), ("7", "n")]
+    assert [pair[0] // 8 for pair in found] == [pair[1] // 8 for pair in found] == [0, 0, 2]
 
 
 # -- twins

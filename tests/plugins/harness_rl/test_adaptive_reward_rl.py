@@ -68,7 +68,7 @@ def test_old_pairs_come_back_beside_fresh_ones(train, monkeypatch):
         return real(judge, optimizer, pairs)
 
     monkeypatch.setattr(module, "teach", remember)
-    monkeypatch.setattr(module.AdaptiveRewardRL, "ranked", lambda self, model, rollouts, run: fresh(len(taught)))
+    monkeypatch.setattr(module.AdaptiveRewardRL, "ranked", lambda self, model, rollouts: fresh(len(taught)))
 
     def fresh(step):
         return [(((1, 5), (step, i + 10, 2)), ((1, 5), (step, i + 30, 2))) for i in range(10)]
@@ -87,7 +87,7 @@ def test_pairs_are_of_one_problem_right_first(tiny_model, toy_data, train):
     method = dataclasses.replace(AdaptiveRewardRL(), problems=4, samples=8)
     run = train(method, tokens=1)
     rollouts = roll_out(tiny_model, toy_data.problems[:4], dataclasses.replace(run, budget=None), 8, seven)
-    for right, wrong in method.ranked(tiny_model, rollouts, run):
+    for right, wrong in method.ranked(tiny_model, rollouts):
         assert right[0] == wrong[0]
         assert ("7" in tiny_model.decode(right[1]), "7" in tiny_model.decode(wrong[1])) == (True, False)
         seen.append(right[0])

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from harness import Completion, Run
-from harness.toolbox import Rollouts, collate, frozen_copy, roll_out, token_logprobs, verified
+from harness.toolbox import collate, frozen_copy, roll_out, token_logprobs, verified
 from harness_rl import oreo
-from harness_rl.oreo import HEAD, OREO, OREORandomReward, balanced, losses, read, suffix_sums
+from harness_rl.oreo import HEAD, OREO, OREORandomReward, losses, read, suffix_sums
 
 PAIRS = [([1, 5, 6, 7], [8, 9, 2]), ([1, 5], [9, 2]), ([1, *range(30, 36)], [2]), ([1, 6], [7, 8, 9, 10, 11, 2])]
 BETA = 0.5
@@ -169,17 +169,6 @@ def test_the_value_leaves_the_policy_alone(scorer):
 
 
 # -- data
-
-
-def test_as_many_right_as_wrong_of_each_problem_and_no_completion_twice(tiny_model, toy_data):
-    texts = ["7", "7", "77", "no", "777", "x", "y", "z"], ["no"] * 8, ["7", "n", "o", "p", "q", "r", "s", "n"]
-    drawn = [completion(tiny_model, text) for of_one in texts for text in of_one]
-    sequences = collate(tiny_model, [([1, 5], c.tokens) for c in drawn])
-    rewards = torch.tensor([float("7" in c.text) for c in drawn])
-    kept = balanced(Rollouts(toy_data.problems[:3], drawn, sequences, rewards, 8), 2)
-    assert kept == sorted(kept)
-    assert [drawn[row].text for row in kept[:4]] == ["7", "77", "no", "x"]
-    assert [drawn[row].text for row in kept[4:]] == ["7", "n"]
 
 
 def test_data_are_drawn_once_and_read_by_the_start(train, tiny_model, sevens, monkeypatch):
