@@ -120,18 +120,26 @@ class Desk:
             watcher.watch(watched)
         return cls(bench, model, bench.method(part), bench.method(scorer["method"]) if scorer else None, judge)
 
-    def sample(self, payloads: list[tuple[Run, Model, SampleRequest]]) -> list[list[Completion]]:
+    def sample(self, payloads: list[tuple[Run, Model, list[SampleRequest]]]) -> list[list[list[Completion]]]:
         """Draw what was asked for, from the shared samples where they hold it; the ledger is charged all the same."""
+        asked = [(run, model, request) for run, model, requests in payloads for request in requests]
         drawn: dict[int, list[Completion]] = {}
-        for model in {id(model): model for _, model, _ in payloads}.values():
-            places = [i for i, payload in enumerate(payloads) if payload[1] is model]
-            requests = [payloads[i][2] for i in places]
-            shared = self.shared if model is self.model else None
-            found = shared.draw(model, requests) if shared else draw(model, requests)
-            drawn.update(zip(places, found, strict=True))
-        for place, (run, model, request) in enumerate(payloads):
+        for model in {id(model): model for _, model, _ in asked}.values():
+            for shared in (True, False):
+                share = self.shared if shared and model is self.model else None
+                places = [
+                    place
+                    for place, (_, other, request) in enumerate(asked)
+                    if other is model and (request.begun == 0) is shared
+                ]
+                requests = [asked[place][2] for place in places]
+                drawn.update(zip(places, share.draw(model, requests) if share else draw(model, requests), strict=True))
+        for place, (run, model, request) in enumerate(asked):
             charge(run, model, request, drawn[place])
-        return [drawn[place] for place in range(len(payloads))]
+            if run.single is None and request.temperature == 1 and not request.begun and not request.stop:
+                run.single = next((completion.text for completion in drawn[place]), None)
+        in_order = iter(range(len(asked)))
+        return [[drawn[next(in_order)] for _ in requests] for _, _, requests in payloads]
 
     def score(self, payloads: list[tuple[Run, str, list[Completion]]]) -> list[Any]:
         """Ask the scorer; what its model reads is booked on the question that asked."""
@@ -166,7 +174,9 @@ class Desk:
         run.submit = submit
         with run.pays():
             try:
-                return method.answer(self.model, self.prompt(method, problem, run), run), run
+                prompt = self.prompt(method, problem, run)
+                run.single = None  # what was said before is no sample of the question
+                return method.answer(self.model, prompt, run), run
             except BudgetSpentError:
                 return Answer(""), run
 

@@ -164,21 +164,18 @@ def answer_and_sample(
 ) -> tuple[list[tuple[Answer, Run]], list[str | None]]:
     """Answers, and beside them one sample at temperature 1 a problem.
 
-    The sample is the first that the method drew, or the method itself made to sample. The latter is run in turns with
-    it, so that both read a prompt once.
+    The sample is the first whole one that the method drew, or the method itself made to sample. The latter is run in
+    turns with it, so that both read a prompt once.
     """
     method = desk.method
-    temperature = getattr(method, "temperature", None)
-    if temperature == 0:
+    if getattr(method, "temperature", None) == 0:
         twin = dataclasses.replace(method, temperature=1.0)
         work = [(m, problem) for problem in problems for m in (method, twin)]
         done = desk.answer_all(work, Tally(desk, work, progress))
         return done[::2], [answer.text for answer, _ in done[1::2]]
     work = [(method, problem) for problem in problems]
     answered = desk.answer_all(work, Tally(desk, work, progress))
-    if temperature == 1:
-        return answered, [answer.completions[0].text if answer.completions else None for answer, _ in answered]
-    return answered, [None] * len(problems)
+    return answered, [run.single for _, run in answered]
 
 
 class Tally:

@@ -128,6 +128,8 @@ class Run:
     curve: list[dict[str, float]] = field(default_factory=list)
     judged: dict[Completion, Scores] = field(default_factory=dict)
     """What the scorer said of the completions that it was asked about."""
+    single: str | None = None
+    """The first whole sample of the question that was drawn at temperature 1, where one was."""
     stopped: str | None = None
     """Why training ended before its budget did."""
     on_progress: Callable[[float], None] | None = None

@@ -18,6 +18,7 @@ from harness.toolbox.batching import (
     length_groups,
     whole_pairs,
 )
+from harness.toolbox.branches import ROOT, goes_on, grow
 from harness.toolbox.exchange import Exchange, Result
 from harness.toolbox.judges import Judge, compare_by_scores, compare_by_tokens
 from harness.toolbox.logprobs import (
@@ -58,8 +59,10 @@ from harness.toolbox.training import (
     update,
 )
 from harness.toolbox.verify import final_answer
+from harness.toolbox.voting import vote
 
 __all__ = [
+    "ROOT",
     "Exchange",
     "Judge",
     "Result",
@@ -95,6 +98,8 @@ __all__ = [
     "first_tokens",
     "freeze",
     "frozen_copy",
+    "goes_on",
+    "grow",
     "hidden_states",
     "hold",
     "kl_estimate",
@@ -117,6 +122,7 @@ __all__ = [
     "token_logprobs",
     "update",
     "verified",
+    "vote",
     "whole_pairs",
     "worked_examples",
     "worked_target",

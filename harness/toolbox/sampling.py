@@ -41,6 +41,8 @@ class SampleRequest:
     max_new_tokens: int = 256
     stop: tuple[str, ...] = ()
     """Strings that end a completion; the text is cut before the first of them."""
+    begun: int = 0
+    """Tokens at the end of `prompt_ids` that are the completion's own: nobody else will ask for just these samples."""
 
     def __post_init__(self) -> None:
         if not self.prompt_ids:
@@ -97,7 +99,8 @@ def sample(  # noqa: PLR0917 - `sample(model, prompt, run, 16)` is how it reads 
         if count == 0:
             break
         seeds = tuple(run.next_draws(run.problem_id, count))
-        done += _fetch(model, run, dataclasses.replace(request, seeds=seeds, max_new_tokens=longest))
+        [drawn] = fetch(model, run, [dataclasses.replace(request, seeds=seeds, max_new_tokens=longest)])
+        done += drawn
     if not done:
         msg = f"no token is left of the budget of {run.budget}"
         raise BudgetSpentError(msg)
@@ -116,12 +119,14 @@ def _affordable(run: Run, request: SampleRequest, n: int) -> tuple[int, int]:
     return min(n, left // (longest + extra)), longest
 
 
-def _fetch(model: Model, run: Run, request: SampleRequest) -> list[Completion]:
+def fetch(model: Model, run: Run, requests: Sequence[SampleRequest]) -> list[list[Completion]]:
+    """What was asked for on behalf of one question, charged to it: from the batch that its run submits to, or now."""
     if run.submit is not None:
-        completions: list[Completion] = run.submit("sample", (run, model, request))
+        completions: list[list[Completion]] = run.submit("sample", (run, model, list(requests)))
         return completions
-    completions = draw(model, [request])[0]
-    charge(run, model, request, completions)
+    completions = draw(model, requests)
+    for request, of_one in zip(requests, completions, strict=True):
+        charge(run, model, request, of_one)
     return completions
 
 

@@ -7,12 +7,11 @@ Left out: the weighted sums of table 1, which the paper finds no better than the
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from typing import ClassVar
 
 from harness import Answer, Model, Prompt, Run, hookimpl
-from harness.toolbox import final_answer, sample
+from harness.toolbox import sample, vote
 
 
 @dataclass(frozen=True)
@@ -27,13 +26,7 @@ class SelfConsistency:
 
     def answer(self, model: Model, prompt: Prompt, run: Run) -> Answer:
         chains = sample(model, prompt, run, n=self.samples, temperature=self.temperature)
-        # A chain without an answer casts no vote. Counter keeps the order of arrival: a tie goes to the first seen.
-        votes = Counter(a for chain in chains if (a := final_answer(chain.text)) is not None)
-        if not votes:
-            return Answer(chains[0].text, tuple(chains))
-        [(winner, _)] = votes.most_common(1)
-        first = next(chain for chain in chains if final_answer(chain.text) == winner)
-        return Answer(first.text, tuple(chains))
+        return Answer(vote(chains).text, tuple(chains))
 
 
 @hookimpl

@@ -145,6 +145,22 @@ def test_what_the_scorer_said_is_kept_beside_what_is_true(finished):
     assert set(vote["answers"][0]["samples"][0]) == {"correct", "answer"}
 
 
+def test_the_single_sample_is_the_first_whole_one_at_temperature_1(finished, bench):
+    for pipeline in ("random-score + best-of-n(samples=5)", "self-consistency(samples=4, temperature=1.0)"):
+        facts = next(r for r in Store(finished[0]).records("answers") if r["spec"]["pipeline"].endswith(pipeline))
+        assert all(a["sampled_correct"] == a["samples"][0]["correct"] for a in facts["answers"])
+    desk = Desk.open(bench, {"name": "greedy", "config": {"temperature": 0.0}})
+    ids, seeds = tuple(desk.model.encode_prompt("1+1?")), (1, 2)
+    plain = SampleRequest(ids, seeds, max_new_tokens=4)
+    others = [dataclasses.replace(plain, **change) for change in ({"temperature": 0.5}, {"stop": (".",)}, {"begun": 1})]
+    run = Run(0)
+    desk.sample([(run, desk.model, others)])
+    assert run.single is None
+    [[drawn, again]] = desk.sample([(run, desk.model, [plain, dataclasses.replace(plain, seeds=(9,))])])
+    assert run.single == drawn[0].text
+    assert again
+
+
 def test_the_time_of_a_scorer_is_that_of_the_judged_samples(finished):
     facts = record(finished, "base > random-score + best-of-n(samples=5)", "timing")
     assert facts["scored"] == 5 * facts["throughput_questions"]  # neither warm-up nor latency

@@ -212,14 +212,14 @@ def test_requests_go_through_submit(tiny_model):
 
     def submit(kind, payload):
         asked.append((kind, payload))
-        run, model, request = payload
-        drawn = draw(model, [request])[0]
+        run, model, [request] = payload
+        [drawn] = draw(model, [request])
         charge(run, model, request, drawn)
-        return drawn
+        return [drawn]
 
     run = Run(0, problem_id="p", max_new_tokens=5, submit=submit)
     rows = sample(tiny_model, "7+5", run, n=2, temperature=0.5, stop=["x"])
-    [(kind, (_, model, request))] = asked
+    [(kind, (_, model, [request]))] = asked
     assert (kind, model, len(rows)) == ("sample", tiny_model, 2)
     assert request.stop == ("x",)
     assert request.temperature == 0.5

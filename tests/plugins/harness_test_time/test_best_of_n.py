@@ -21,7 +21,7 @@ def test_one_sample_is_plain_sampling(tiny_model):
     from harness.toolbox import draw
 
     def submit(kind, payload):
-        return [Scores(0.0)] if kind == "score" else draw(payload[1], [payload[2]])[0]
+        return [Scores(0.0)] if kind == "score" else draw(payload[1], payload[2])
 
     runs = [Run(4, problem_id="p", max_new_tokens=20, submit=submit) for _ in range(2)]
     best = BestOfN(samples=1).answer(tiny_model, "1+1?", runs[0])

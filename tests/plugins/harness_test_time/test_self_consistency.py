@@ -6,7 +6,7 @@ from harness_test_time.self_consistency import SelfConsistency
 
 
 def test_the_majority_wins(scripted):
-    answer, [(kind, (_, _, request))] = scripted(SelfConsistency(samples=4), ["A: 1", "A: 2", "A: 3", "A: 2"])
+    answer, [(kind, (_, _, [request]))] = scripted(SelfConsistency(samples=4), ["A: 1", "A: 2", "A: 3", "A: 2"])
     assert answer.text == "A: 2"
     assert len(answer.completions) == 4
     assert (kind, len(request.seeds), request.temperature) == ("sample", 4, 0.7)

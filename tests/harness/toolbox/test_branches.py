@@ -1,0 +1,98 @@
+"""Branches: one step longer each time, to their end, within the budget; what is finished is left alone."""
+
+import pytest
+
+from harness import Completion, Run
+from harness.meter import BudgetSpentError
+from harness.toolbox import ROOT, charge, goes_on, grow, sample
+
+
+def scripted(tiny_model, texts, finish="stop", **options):
+    """A run whose samples are given, and what it was asked for; `texts` go round."""
+    asked = []
+
+    def submit(kind, payload):
+        run, model, requests = payload
+        asked.append(requests)
+        told = iter(texts * 9)
+        drawn = []
+        for request in requests:
+            rows = [next(told) for _ in request.seeds]
+            tokens = [tuple(tiny_model.encode_completion(t)[: None if finish == "eos" else -1]) for t in rows]
+            drawn.append([Completion(t, k, (-0.5,) * len(k), finish) for t, k in zip(rows, tokens, strict=True)])
+            charge(run, model, request, drawn[-1])
+        return drawn
+
+    return Run(0, problem_id="p", submit=submit, **options), asked
+
+
+def test_each_branch_gets_its_children_in_one_request(tiny_model):
+    run, asked = scripted(tiny_model, ["a.", "b."])
+    [[one, two]] = grow(tiny_model, "1+1?", run, [ROOT], n=2)
+    assert (one.text, two.text) == ("a.", "b.")
+    [[first, second], [third, fourth]] = grow(tiny_model, "1+1?", run, [one, two], n=2)
+    assert [b.text for b in (first, second, third, fourth)] == ["a.a.", "a.b.", "b.a.", "b.b."]
+    assert len(asked) == 2
+    ids = tuple(tiny_model.encode_prompt("1+1?"))
+    assert [request.prompt_ids for request in asked[1]] == [(*ids, *one.tokens), (*ids, *two.tokens)]
+    assert [request.begun for request in asked[1]] == [2, 2]
+    assert len({seed for requests in asked for request in requests for seed in request.seeds}) == 6
+    assert first.tokens == one.tokens * 2
+    assert first.logprobs == (-0.5,) * 4
+    assert all(map(goes_on, (first, second, third, fourth)))
+
+
+def test_a_step_ends_with_its_sentence_and_a_whole_solution_with_nothing(tiny_model):
+    run, asked = scripted(tiny_model, ["a."])
+    grow(tiny_model, "1+1?", run, [ROOT])
+    grow(tiny_model, "1+1?", run, [ROOT], whole=True)
+    assert [requests[0].stop for requests in asked] == [(".", "\n\n"), ()]
+
+
+def test_what_is_finished_is_its_own_only_child_and_costs_nothing(tiny_model):
+    run, asked = scripted(tiny_model, ["a"], finish="eos")
+    [[done]] = grow(tiny_model, "1+1?", run, [ROOT])
+    assert (done.finish, done.text, goes_on(done)) == ("eos", "a", False)
+    spent = run.spent
+    assert grow(tiny_model, "1+1?", run, [done, done], n=3) == [[done], [done]]
+    assert (len(asked), run.spent) == (1, spent)
+
+
+def test_a_branch_that_is_as_long_as_may_be_is_finished(tiny_model):
+    run, _ = scripted(tiny_model, ["aa."], max_new_tokens=5)
+    [[one]] = grow(tiny_model, "1+1?", run, [ROOT])
+    [[two]] = grow(tiny_model, "1+1?", run, [one])
+    assert (one.finish, two.finish) == ("stop", "length")
+
+
+def test_the_budget_is_shared_by_the_rows(tiny_model):
+    run, asked = scripted(tiny_model, ["a."], budget=20, counts="sampled_tokens", max_new_tokens=50)
+    rows = [b for [b] in grow(tiny_model, "1+1?", run, [ROOT] * 4)]
+    assert {request.max_new_tokens for request in asked[0]} == {5}
+    assert run.spent == 8
+    grow(tiny_model, "1+1?", run, rows)
+    assert {request.max_new_tokens for request in asked[1]} == {3}
+    run.charge("sampled", 2)
+    with pytest.raises(BudgetSpentError, match="no token is left of the budget of 20"):
+        grow(tiny_model, "1+1?", run, rows)
+
+
+def test_steps_and_whole_solutions_are_drawn_by_a_real_model(tiny_model):
+    run = Run(3, problem_id="p", max_new_tokens=12)
+    for branch in (b for of_one in grow(tiny_model, "1+1?", run, [ROOT, ROOT], n=8) for b in of_one):
+        assert len(branch.tokens) == len(branch.logprobs) <= 12
+        assert goes_on(branch) == (branch.text.endswith(".") and len(branch.tokens) < 12)
+        assert "." not in branch.text[:-1]
+
+
+def test_a_whole_solution_from_the_root_is_a_plain_sample(tiny_model):
+    runs = [Run(3, problem_id="p", max_new_tokens=12) for _ in range(2)]
+    [whole] = grow(tiny_model, "1+1?", runs[0], [ROOT], n=3, whole=True)
+    assert whole == sample(tiny_model, "1+1?", runs[1], n=3)
+    assert runs[0].ledger == runs[1].ledger
+    assert not any(map(goes_on, whole))
+
+
+def test_a_number_of_children_is_needed(tiny_model):
+    with pytest.raises(ValueError, match="n must be at least 1"):
+        grow(tiny_model, "1+1?", Run(0), [ROOT], n=0)
