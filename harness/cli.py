@@ -178,7 +178,7 @@ def make_config(
     found: Registry, *, options: Sequence[str], seeds: str, timeout: float, out: Path | None, **same: Any
 ) -> RunConfig:
     """The request as it was typed, checked as far as that needs no work."""
-    from harness.plan import parse_options
+    from harness.plan import check_options, parse_options
 
     if not found.methods:
         fail("no method is installed: see `harness plugins`", EXIT_NOTHING)
@@ -192,7 +192,9 @@ def make_config(
 
         limit = f"-limit{same['limit']}" if same["limit"] else ""
         out = Path("results") / slugged(f"{same['model']}-{same['dataset']}{limit}")
-    return RunConfig(options=parse_options(options, found), seeds=numbers, out=out, timeout_s=timeout, **same)
+    changed = parse_options(options, found)
+    check_options(changed, found)
+    return RunConfig(options=changed, seeds=numbers, out=out, timeout_s=timeout, **same)
 
 
 @main.command()

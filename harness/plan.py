@@ -15,7 +15,7 @@ from typing import Any
 
 from harness.builtin import datasets, models
 from harness.config import BASE, DEFAULT_ANSWER, ConfigError, RunConfig, convert, parse_option, parse_pipeline
-from harness.registry import MethodInfo, Registry, find
+from harness.registry import MethodInfo, Registry, build_method, find
 
 SCHEMA = 1
 SCORER = "scorer"
@@ -145,6 +145,21 @@ def parse_options(texts: Sequence[str], registry: Registry) -> dict[str, dict[st
         if converted != fields[name]:
             options.setdefault(method, {})[name] = converted
     return options
+
+
+def check_options(options: Mapping[str, Mapping[str, Any]], registry: Registry) -> None:
+    """Make each method that was given options, so that a value out of range ends the command before anything runs.
+
+    Raises:
+        ConfigError: a method refuses its values.
+    """
+    for name, changed in options.items():
+        info = registry.method(name)
+        try:
+            build_method(info, {**info.fields, **changed})
+        except ValueError as error:
+            msg = f"-o {name}: {error}"
+            raise ConfigError(msg) from None
 
 
 def digest(parts: Any) -> str:

@@ -94,6 +94,20 @@ def test_ls(call, kind, name):
     assert name in result.stdout
 
 
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("process-reward-model.aggregate=median", "process-reward-model knows no 'median', but min"),
+        ("grpo.samples=1", "samples of grpo must be at least 2, not 1"),
+    ],
+)
+def test_a_value_that_a_method_refuses_ends_the_command_before_anything_runs(call, tmp_path, option, said):
+    result = call("run", "-m", option.split(".")[0], "-o", option, "--out", tmp_path / "out")
+    assert result.exit_code == 4
+    assert said in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_plugins(call):
     rows = json.loads(call("plugins", "--json").stdout)
     assert {"plugin", "status", "brings"} <= set(rows[0])
