@@ -37,13 +37,18 @@ def judge_of(model):
 def test_all_comparisons_of_a_problem_count_and_none_between_problems(tiny_model, toy_data):
     """By hand: the mean over problems of the mean over their pairs; a problem where all are as good has none."""
     rollouts = rollouts_of(tiny_model, toy_data, reward=lambda p, c: float("l" in c.text) if p.id != "p3" else 1.0)
+    first = next(row for row in range(8) if rollouts.rewards[row] > 0)
+    twins = [rollouts.completions[first] if row in {6, 7} else c for row, c in enumerate(rollouts.completions)]
+    rewards = rollouts.rewards.clone()
+    rewards[[6, 7]] = 1.0  # the same completion three times: it is compared once
+    rollouts = dataclasses.replace(rollouts, completions=twins, rewards=rewards)
     judge = judge_of(tiny_model)
     judge.heads[HEAD] = scalar_head(judge, seed=4)
     with torch.no_grad():
         value_R = final_values(judge, rollouts.sequences, judge.heads[HEAD]).tolist()
     losses, ranked = [], []
     for first in range(0, 32, 8):
-        rows = range(first, first + 8)
+        rows = {rollouts.completions[row].tokens: row for row in reversed(range(first, first + 8))}.values()
         gaps = [value_R[a] - value_R[b] for a in rows for b in rows if rollouts.rewards[a] > rollouts.rewards[b]]
         if gaps:
             losses.append(sum(math.log1p(math.exp(-gap)) for gap in gaps) / len(gaps))
