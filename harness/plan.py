@@ -92,13 +92,19 @@ def resolve(text: str, registry: Registry) -> list[Pipeline]:
         return [Pipeline(stages, None, answer.name)]
     if answer is None and not scorers:
         return [Pipeline(stages, None, find(DEFAULT_ANSWER, registry.methods, "method"))]
-    answers = [answer] if answer else [i for i in registry.methods.values() if SCORER in i.needs]
+    answers = [answer] if answer else [i for i in registry.methods.values() if takes_any_scorer(i, registry)]
     judges = scorers or [i for i in registry.methods.values() if "score" in i.verbs]
     found = [Pipeline(stages, judge.name, a.name) for a in answers for judge in judges]
     if not found:
         msg = f"pipeline {text!r} needs a scorer and none is installed: see `harness ls methods`"
         raise ConfigError(msg)
     return found
+
+
+def takes_any_scorer(info: MethodInfo, registry: Registry) -> bool:
+    """Whether a method answers by a scorer, and names none that it comes after by default."""
+    own = any("score" in registry.methods[name].verbs for name in info.after if name in registry.methods)
+    return SCORER in info.needs and not own
 
 
 def _check(text: str, policy: Sequence[MethodInfo], scorers: Sequence[MethodInfo], answer: MethodInfo | None) -> None:

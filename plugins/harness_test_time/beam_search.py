@@ -1,0 +1,100 @@
+"""Beam search over steps: draw several next steps of each partial solution, keep those that a scorer likes best.
+
+Paper: Snell et al. 2024, arXiv:2408.03314, sec. 5.2. N first steps are drawn; of the prefixes of one depth the N/M with
+the highest S(x, y_1..t) are kept and grown by M next steps each, until all have ended. Then "best-of-N weighted":
+a* = argmax_a sum_{i: a_i = a} S(x, y_i).
+Places: an ended branch keeps its score and its place among the N and is not grown again. With E of them the best
+max(1, (N - E) // M) open ones go on. So only branches of equal depth compete: the score of a prefix falls with depth.
+Equal branches are judged once. Open ones go on as one, or copies would fill the beam; solutions are a vote each, as
+equal samples are. What a limit cut off is chosen only where nothing was finished.
+Data: none; the scorer before it was trained, and must be able to judge a part of a solution. Cost: at most N solutions
+and a judgement of every branch at every step; a batch a step, one after another.
+Left out: lookahead search; the paper's end after 40 rounds, as `max_new_tokens` ends every branch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from harness import Answer, BudgetSpentError, Completion, Model, Prompt, Run, hookimpl
+from harness.toolbox import ROOT, goes_on, grow, vote
+
+CHOICES = ("vote", "best")
+Judged = tuple[float, Completion]
+
+
+def judge(run: Run, prompt: Prompt, branches: Sequence[Completion]) -> list[Judged]:
+    """Each branch with its score; equal ones are judged once, and are one object from here on."""
+    first: dict[tuple[int, ...], Completion] = {}
+    for branch in branches:
+        first.setdefault(branch.tokens, branch)
+    totals = [scores.total for scores in run.score(prompt, list(first.values()))]
+    judged = dict(zip(first, zip(totals, first.values(), strict=True), strict=True))
+    return [judged[branch.tokens] for branch in branches]
+
+
+def best_open(judged: Sequence[Judged], count: int) -> list[Judged]:
+    """The `count` best of those that go on, each once; a tie goes to the first."""
+    distinct = {branch.tokens: (score, branch) for score, branch in judged if goes_on(branch)}
+    return sorted(distinct.values(), key=lambda item: -item[0])[:count]
+
+
+@dataclass(frozen=True)
+class BeamSearch:
+    name: ClassVar[str] = "beam-search"
+    family: ClassVar[str] = "test-time"
+    after: ClassVar[tuple[str, ...]] = ("cot-sft", "process-reward-model")
+    needs: ClassVar[tuple[str, ...]] = ("scorer",)
+    beams: int = 16
+    """N: branches in all, ended ones among them."""
+    expand: int = 4
+    """M: next steps drawn of each branch that is kept; divides `beams`. The paper's 4; 1 prunes nothing."""
+    temperature: float = 1.0
+    """Sampling temperature; at 0 all steps of a branch would be the same."""
+    choose: str = "vote"
+    """Which solution answers: `vote`, weighted by scores, or `best`, the highest score."""
+
+    def __post_init__(self) -> None:
+        wrong = None
+        if self.beams < 1:
+            wrong = f"beams must be at least 1, not {self.beams}"
+        elif self.expand < 1 or self.beams % self.expand:
+            wrong = f"expand must divide beams, which is {self.beams}, but is {self.expand}"
+        elif not 0 <= self.temperature < float("inf"):
+            wrong = f"temperature must be 0 or above, not {self.temperature}"
+        elif self.choose not in CHOICES:
+            wrong = f"choose must be one of {', '.join(CHOICES)}, not {self.choose!r}"
+        if wrong:
+            msg = f"{self.name}: {wrong}"
+            raise ValueError(msg)
+
+    def answer(self, model: Model, prompt: Prompt, run: Run) -> Answer:
+        grown = grow(model, prompt, run, [ROOT], self.beams, self.temperature)
+        ended: list[Judged] = []
+        while True:
+            judged = judge(run, prompt, [branch for of_one in grown for branch in of_one])
+            ended += [item for item in judged if not goes_on(item[1])]
+            left = self.beams - len(ended)
+            kept = best_open(judged, max(1, left // self.expand))
+            if not kept:
+                break
+            branches = [branch for _, branch in kept]
+            try:
+                grown = grow(model, prompt, run, branches, min(self.expand, left), self.temperature)
+            except BudgetSpentError:
+                break
+        return self.choice([*ended, *kept])
+
+    def choice(self, judged: Sequence[Judged]) -> Answer:
+        solutions = [item for item in judged if item[1].finish == "eos"]
+        scores, completions = zip(*(solutions or judged), strict=True)
+        if solutions and self.choose == "vote":
+            return Answer(vote(completions, scores).text, completions)
+        return Answer(completions[scores.index(max(scores))].text, completions)  # a tie goes to the first
+
+
+@hookimpl
+def harness_methods() -> list[type]:
+    return [BeamSearch]

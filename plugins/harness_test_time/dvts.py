@@ -1,0 +1,101 @@
+"""DVTS, diverse verifier tree search: independent greedy searches over steps, and a vote of what they find.
+
+Source: Beeching, Tunstall and Rush 2024, "Scaling test-time compute with open models" (Hugging Face), the section on
+DVTS, and its code, huggingface/search-and-learn. N/M subtrees; in each, M next steps y_t are drawn and the one with the
+highest S(x, y_1..t) is kept, until it ends. Beam search (Snell et al. 2024, arXiv:2408.03314) lets the best prefix
+take over; here every subtree ends in a solution of its own, and a* = argmax_a sum_{i: a_i = a} S(x, y_i) over them.
+A step that a limit cut off leads nowhere: it is kept only if all M are, and chosen only where nothing was finished.
+Limit: a least chance over steps falls with depth and says nothing of the answer line. By it, one branch that ends too
+early beats all that go on, and a large M finds one.
+Data: none; the scorer before it was trained, and must be able to judge a part of a solution. Cost: at most N solutions
+and a judgement of every branch at every step; a batch a step, one after another.
+Left out: the reference's other M - 1 last steps of each subtree among the candidates: some of them are unfinished, and
+the scorer liked all of them less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from harness import Answer, BudgetSpentError, Completion, Model, Prompt, Run, hookimpl
+from harness.toolbox import ROOT, goes_on, grow, vote
+
+CHOICES = ("vote", "best")
+Judged = tuple[float, Completion]
+
+
+def judge(
+    run: Run, prompt: Prompt, branches: Sequence[Completion], known: dict[tuple[int, ...], Judged]
+) -> list[Judged]:
+    """Each branch with its score; `known` keeps it, so that equal ones are one object and nothing is judged twice."""
+    new: dict[tuple[int, ...], Completion] = {}
+    for branch in branches:
+        if branch.tokens not in known:
+            new.setdefault(branch.tokens, branch)
+    totals = [scores.total for scores in run.score(prompt, list(new.values()))] if new else []
+    known.update(zip(new, zip(totals, new.values(), strict=True), strict=True))
+    return [known[branch.tokens] for branch in branches]
+
+
+def best(steps: Sequence[Judged]) -> Judged:
+    """The one with the highest score, of those that were not cut off if there are any; a tie goes to the first."""
+    return max(steps, key=lambda item: (item[1].finish != "length", item[0]))
+
+
+@dataclass(frozen=True)
+class DVTS:
+    name: ClassVar[str] = "dvts"
+    family: ClassVar[str] = "test-time"
+    after: ClassVar[tuple[str, ...]] = ("cot-sft", "process-reward-model")
+    needs: ClassVar[tuple[str, ...]] = ("scorer",)
+    beams: int = 16
+    """N: branches in all subtrees together."""
+    expand: int = 4
+    """M: next steps of a subtree to choose from; divides `beams`. The reference's 4; `beams` is one greedy search."""
+    temperature: float = 1.0
+    """Sampling temperature; at 0 all steps of a branch would be the same."""
+    choose: str = "vote"
+    """Which subtree answers: `vote`, weighted by scores, or `best`, the highest score."""
+
+    def __post_init__(self) -> None:
+        wrong = None
+        if self.beams < 1:
+            wrong = f"beams must be at least 1, not {self.beams}"
+        elif self.expand < 1 or self.beams % self.expand:
+            wrong = f"expand must divide beams, which is {self.beams}, but is {self.expand}"
+        elif not 0 <= self.temperature < float("inf"):
+            wrong = f"temperature must be 0 or above, not {self.temperature}"
+        elif self.choose not in CHOICES:
+            wrong = f"choose must be one of {', '.join(CHOICES)}, not {self.choose!r}"
+        if wrong:
+            msg = f"{self.name}: {wrong}"
+            raise ValueError(msg)
+
+    def answer(self, model: Model, prompt: Prompt, run: Run) -> Answer:
+        [first] = grow(model, prompt, run, [ROOT], self.beams, self.temperature)
+        subtrees = [first[start : start + self.expand] for start in range(0, self.beams, self.expand)]
+        known: dict[tuple[int, ...], Judged] = {}
+        while True:
+            judged = iter(judge(run, prompt, [branch for steps in subtrees for branch in steps], known))
+            tips = [best([next(judged) for _ in steps]) for steps in subtrees]
+            if not any(goes_on(tip) for _, tip in tips):
+                break
+            try:  # a subtree that has ended is its own only step, and its share of the budget goes to the others
+                subtrees = grow(model, prompt, run, [tip for _, tip in tips], self.expand, self.temperature)
+            except BudgetSpentError:
+                break
+        return self.choice(tips)
+
+    def choice(self, judged: Sequence[Judged]) -> Answer:
+        solutions = [item for item in judged if item[1].finish == "eos"]
+        scores, completions = zip(*(solutions or judged), strict=True)
+        if solutions and self.choose == "vote":
+            return Answer(vote(completions, scores).text, completions)
+        return Answer(completions[scores.index(max(scores))].text, completions)  # a tie goes to the first
+
+
+@hookimpl
+def harness_methods() -> list[type]:
+    return [DVTS]

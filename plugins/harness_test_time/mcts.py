@@ -1,0 +1,180 @@
+"""Monte Carlo tree search over steps: descend to where value and curiosity point, judge, and tell the whole path.
+
+Papers: RAP, Hao et al. 2023, arXiv:2305.14992, sec. 3.2 (UCT); AlphaZero, Silver et al. 2017, arXiv:1712.01815 (PUCT).
+A simulation descends from the root to a leaf, each time to the child a with the largest
+Q(a) + c P(a) sqrt(N) / (1 + N(a)) (PUCT) or Q(a) + c sqrt(ln N / N(a)) (UCT), N the parent's visits; grows k steps from
+a leaf that was visited before, and enters one; values it by v, the scorer's chance; and backs v up to every node of the
+path: N += 1, W += v, Q = W / N. So children's visits add up to their parent's at the root, to one less below it.
+P is the softmax of the steps' mean log-probabilities a token: length does not decide. An unvisited child has its
+parent's Q. Steps with equal text are one child. What a limit cut off is worth 0. A finished leaf may be visited again,
+at no cost; the search ends where nothing else is left. All solutions drawn then vote, by chances and not by visits,
+which tell where was searched. Reward comes at the end only: v is the same for all of a path, and has no sign to change.
+Data: none; the scorer before it was trained. Cost: a simulation draws at most k steps and a solution, and asks for one
+judgement; they come one after another. Solutions that were drawn and never visited are judged at the end.
+Left out: RAP's rewards of single steps and its prompts; AlphaZero's noise at the root and its choice by visits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from harness import Answer, BudgetSpentError, Completion, Model, Prompt, Run, hookimpl
+from harness.toolbox import ROOT, goes_on, grow, vote
+
+
+@dataclass(eq=False)
+class Node:
+    """A partial solution in the tree, with its P, N and W."""
+
+    branch: Completion
+    prior: float = 1.0
+    visits: int = 0
+    worth: float = 0.0
+    children: list[Node] = field(default_factory=list)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether nothing new can be found below."""
+        ended = all(child.exhausted for child in self.children) if self.children else not goes_on(self.branch)
+        return ended and self.visits > 0
+
+
+@dataclass
+class Tree:
+    """What one search has found; a fresh one for each question."""
+
+    model: Model
+    prompt: Prompt
+    run: Run
+    root: Node = field(default_factory=lambda: Node(ROOT))
+    solutions: list[Completion] = field(default_factory=list)
+    """All that were finished, in the order drawn; equal ones are a vote each, as equal samples are."""
+    chances: dict[tuple[int, ...], float] = field(default_factory=dict)
+
+    def grow(self, branch: Completion, n: int, temperature: float, *, whole: bool = False) -> list[Completion]:
+        """Branches from one that goes on."""
+        [grown] = grow(self.model, self.prompt, self.run, [branch], n, temperature, whole=whole)
+        self.solutions += [longer for longer in grown if longer.finish == "eos"]
+        return grown
+
+    def judge(self, branches: Sequence[Completion]) -> list[float]:
+        """The scorer's chances of branches, asked for in one round; nothing is judged twice."""
+        new = {branch.tokens: branch for branch in branches if branch.tokens not in self.chances}
+        if new:
+            judged = self.run.score(self.prompt, list(new.values()))
+            self.chances.update(zip(new, (scores.total for scores in judged), strict=True))
+        return [self.chances[branch.tokens] for branch in branches]
+
+
+def expand(node: Node, steps: Sequence[Completion]) -> None:
+    """Give a leaf its children, equal ones once, with their priors."""
+    branches: dict[tuple[str, str], Completion] = {}
+    for branch in steps:
+        branches.setdefault((branch.text, branch.finish), branch)
+    logprobs = [branch.logprobs[len(node.branch.logprobs) :] for branch in branches.values()]
+    means = [sum(of_step) / max(1, len(of_step)) for of_step in logprobs]
+    odds = [math.exp(mean - max(means)) for mean in means]
+    node.children = [Node(branch, each / sum(odds)) for branch, each in zip(branches.values(), odds, strict=True)]
+
+
+@dataclass(frozen=True)
+class MCTS:
+    name: ClassVar[str] = "mcts"
+    family: ClassVar[str] = "test-time"
+    after: ClassVar[tuple[str, ...]] = ("cot-sft", "process-reward-model")
+    needs: ClassVar[tuple[str, ...]] = ("scorer",)
+    simulations: int = 16
+    """Descents from the root; fewer where the budget or the tree ends before."""
+    branching: int = 4
+    """k: steps drawn from a leaf that is expanded."""
+    exploration: float = 1.0
+    """c, in units of the value, which is a chance; RAP's 1."""
+    select: str = "puct"
+    """`puct` or `uct`."""
+    evaluate: str = "rollout"
+    """`rollout` judges a solution drawn from the leaf; `score` the leaf itself, whose chance falls with its depth."""
+    temperature: float = 1.0
+    """Sampling temperature; at 0 all steps from a leaf would be the same."""
+
+    def __post_init__(self) -> None:
+        for name, right, allowed in (
+            ("simulations", self.simulations >= 1, "at least 1"),
+            ("branching", self.branching >= 1, "at least 1"),
+            ("exploration", 0 <= self.exploration < math.inf, "0 or above"),
+            ("select", self.select in {"puct", "uct"}, "puct or uct"),
+            ("evaluate", self.evaluate in {"rollout", "score"}, "rollout or score"),
+            ("temperature", 0 <= self.temperature < math.inf, "0 or above"),
+        ):
+            if not right:
+                msg = f"{self.name}: {name} must be {allowed}, not {getattr(self, name)!r}"
+                raise ValueError(msg)
+
+    def answer(self, model: Model, prompt: Prompt, run: Run) -> Answer:
+        tree = Tree(model, prompt, run)
+        self.search(tree)
+        if not tree.solutions:
+            return self.unfinished(tree)
+        judged = list(zip(tree.judge(tree.solutions), tree.solutions, strict=True))
+        chances, ranked = zip(*sorted(judged, key=lambda item: -item[0]), strict=True)  # the text is that of the best
+        return Answer(vote(ranked, chances).text, tuple(tree.solutions))
+
+    def search(self, tree: Tree) -> None:
+        try:
+            for _ in range(self.simulations):
+                self.simulate(tree)
+                if tree.root.exhausted:
+                    break
+        except BudgetSpentError:
+            if not tree.root.children:
+                raise
+
+    def simulate(self, tree: Tree) -> None:
+        path = [tree.root]
+        while path[-1].children:
+            path.append(self.best_child(path[-1]))
+        leaf = path[-1]
+        if goes_on(leaf.branch) and (leaf.visits or leaf is tree.root):
+            expand(leaf, tree.grow(leaf.branch, self.branching, self.temperature))
+            path.append(self.best_child(leaf))
+        value = self.value_of(tree, path[-1].branch)
+        for node in path:
+            node.visits += 1
+            node.worth += value
+
+    def best_child(self, parent: Node) -> Node:
+        """The child with the largest bound; a tie goes to the first."""
+        visits = max(1, parent.visits)  # the root's are 0 at first, and P decides all the same
+
+        def bound(child: Node) -> float:
+            known = child if child.visits else parent
+            q = known.worth / max(1, known.visits)
+            if self.select == "puct":
+                return q + self.exploration * child.prior * math.sqrt(visits) / (1 + child.visits)
+            return q + self.exploration * math.sqrt(math.log(visits) / max(1, child.visits))
+
+        return max(parent.children, key=bound)
+
+    def value_of(self, tree: Tree, branch: Completion) -> float:
+        """The chance v of a leaf, 0 where a limit cut it off."""
+        if self.evaluate == "rollout" and goes_on(branch):
+            [branch] = tree.grow(branch, 1, self.temperature, whole=True)
+        return 0.0 if branch.finish == "length" else tree.judge([branch])[0]
+
+    def unfinished(self, tree: Tree) -> Answer:
+        """Where no solution was finished: the most visited leaf, carried to its end if tokens are left."""
+        node = tree.root
+        while node.children:
+            node = max(node.children, key=lambda child: child.visits)
+        best = node.branch
+        with contextlib.suppress(BudgetSpentError):
+            [[best]] = grow(tree.model, tree.prompt, tree.run, [best], 1, self.temperature, whole=True)
+        return Answer(best.text, (best,))
+
+
+@hookimpl
+def harness_methods() -> list[type]:
+    return [MCTS]

@@ -1,0 +1,87 @@
+"""Speculative rejection: best-of-n that gives up, step after step, the solutions that a scorer likes least so far.
+
+Paper: Sun et al. 2024, arXiv:2410.20290: all solutions grow side by side; at each check those are rejected that score
+below the alpha-quantile, S(x, y_i) < q_alpha(S(x, y_1), ..., S(x, y_n)); finished and unfinished ones are one pool.
+y* = argmax S of the finished. Where the quantile is the least of the pool, nothing will be rejected any more: the rest
+is grown to its end in one go. With alpha = 0 that is so from the start, and this is best-of-n, sample by sample.
+Data: none; the scorer before it in the pipeline was trained, and must make sense of partial solutions. Cost: the first
+step of n completions, fewer and fewer of the steps to come, and a judgement of each different partial solution.
+Deviations: the paper checks where memory is full; here it is after each step. A finished solution that is rejected
+leaves the pool, but may still be the answer: dropping it would save nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from harness import Answer, BudgetSpentError, Completion, Model, Prompt, Run, hookimpl
+from harness.toolbox import ROOT, goes_on, grow, sample
+
+
+def ended(branch: Completion, run: Run) -> bool:
+    """Whether a solution came to its end or limit: what the budget cut short is no more than a partial one."""
+    return branch.finish == "eos" or len(branch.tokens) >= run.max_new_tokens
+
+
+@dataclass(frozen=True)
+class SpeculativeRejection:
+    name: ClassVar[str] = "speculative-rejection"
+    family: ClassVar[str] = "test-time"
+    after: ClassVar[tuple[str, ...]] = ("cot-sft", "process-reward-model")
+    needs: ClassVar[tuple[str, ...]] = ("scorer",)
+    samples: int = 16
+    """Solutions that are begun."""
+    alpha: float = 0.25
+    """Share of the pool that each check rejects, rounded down; the authors' code runs .5. At 0 this is best-of-n."""
+    temperature: float = 1.0
+    """Sampling temperature; at 0 all would be the same."""
+
+    def __post_init__(self) -> None:
+        for name, allowed, fits in (
+            ("samples", "at least 1", self.samples >= 1),
+            ("alpha", "0 or above, and below 1", 0 <= self.alpha < 1),
+            ("temperature", "0 or above, and finite", 0 <= self.temperature < math.inf),
+        ):
+            if not fits:
+                msg = f"{name} of {self.name} must be {allowed}, not {getattr(self, name)}"
+                raise ValueError(msg)
+
+    def answer(self, model: Model, prompt: Prompt, run: Run) -> Answer:
+        heat, scores = self.temperature, dict[Completion, float]()
+        if self.rejected(self.samples) == 0:
+            pool = sample(model, prompt, run, self.samples, heat)
+        else:
+            [pool] = grow(model, prompt, run, [ROOT], self.samples, heat)
+        finished = [branch for branch in pool if not goes_on(branch)]
+        while True:
+            if unknown := [branch for branch in dict.fromkeys(pool) if branch not in scores]:
+                judged = run.score(prompt, unknown)
+                scores.update((branch, said.total) for branch, said in zip(unknown, judged, strict=True))
+            if not any(map(goes_on, pool)):
+                break
+            pool = self.survivors(pool, scores)
+            try:
+                grown = grow(model, prompt, run, pool, 1, heat, whole=self.rejected(len(pool)) == 0)
+            except BudgetSpentError:
+                break
+            finished += [new for old, [new] in zip(pool, grown, strict=True) if goes_on(old) and not goes_on(new)]
+            pool = [branch for [branch] in grown]
+        rivals = [branch for branch in finished if ended(branch, run)] or finished or pool
+        return Answer(max(rivals, key=scores.__getitem__).text, tuple(rivals))  # a tie goes to the first
+
+    def survivors(self, pool: Sequence[Completion], scores: Mapping[Completion, float]) -> list[Completion]:
+        """Those that do not score below the quantile, the best one always among them."""
+        quantile = sorted(scores[branch] for branch in pool)[self.rejected(len(pool))]
+        return [branch for branch in pool if scores[branch] >= quantile]
+
+    def rejected(self, size: int) -> int:
+        """How many of a pool are below the quantile where no two score the same."""
+        return int(self.alpha * size + 1e-9)  # .29 * 100 is a little below 29
+
+
+@hookimpl
+def harness_methods() -> list[type]:
+    return [SpeculativeRejection]

@@ -1,0 +1,158 @@
+"""Tree of Thoughts: grow a tree of steps, value its states, and go on from the best, by breadth or by depth.
+
+Paper: Yao et al. 2023, arXiv:2305.10601. Breadth first is algorithm 1: of all k steps from each state of S_{t-1},
+S_t holds the b states with the largest sum of V(s). Depth first is algorithm 2: the best child first, none with V(s)
+below a threshold, and back. V(s) is the scorer's chance, or a vote of lookaheads. States with equal text are one.
+A kept state that is finished keeps its place among the b. At the end all such vote on the answer, by their values.
+Data: none; the scorer before it was trained, and must be able to judge a part of a solution. Cost: where all solutions
+have T steps, at most k + (T-1) b k steps (for b up to k) and as many judgements, a batch a step, one after another;
+depth first one state at a time. A vote in their stead takes `votes` solutions a state, more than the steps themselves.
+Left out: prompts that propose, value and vote, which a small model cannot follow; V(s) kept for other questions.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from harness import Answer, BudgetSpentError, Completion, Model, Prompt, Run, hookimpl
+from harness.toolbox import ROOT, final_answer, goes_on, grow, vote
+
+MOST_EXPANSIONS = 100
+"""Of one search by depth, as in sec. 4.3: where everything is pruned, it would go through the whole tree."""
+
+
+@dataclass
+class Tree:
+    """What one search has found; a fresh one for each question."""
+
+    model: Model
+    prompt: Prompt
+    run: Run
+    values: dict[Completion, float] = field(default_factory=dict)
+    """V of every state that was drawn, in order."""
+    leaves: list[Completion] = field(default_factory=list)
+    """States that were kept and do not go on."""
+    rollouts: list[Completion] = field(default_factory=list)
+    """Solutions that were drawn to look ahead."""
+
+
+@dataclass(frozen=True)
+class TreeOfThoughts:
+    name: ClassVar[str] = "tree-of-thoughts"
+    family: ClassVar[str] = "test-time"
+    after: ClassVar[tuple[str, ...]] = ("cot-sft", "process-reward-model")
+    needs: ClassVar[tuple[str, ...]] = ("scorer",)
+    search: str = "bfs"
+    """`bfs`, by breadth, or `dfs`, by depth."""
+    branching: int = 4
+    """k: steps drawn from each state."""
+    width: int = 4
+    """b: states kept at each depth; by depth, leaves after which the search ends. The paper's 5 in Game of 24."""
+    evaluate: str = "value"
+    """`value`: ask the scorer; `vote`: look ahead, and ask none."""
+    votes: int = 4
+    """Solutions drawn from each state, for `vote`."""
+    threshold: float = 0.1
+    """Least value of a state, for `dfs`."""
+    temperature: float = 1.0
+    """Sampling temperature; at 0 all steps from a state would be the same."""
+
+    def __post_init__(self) -> None:
+        for name, right, allowed in (
+            ("search", self.search in {"bfs", "dfs"}, "bfs or dfs"),
+            ("branching", self.branching >= 1, "at least 1"),
+            ("width", self.width >= 1, "at least 1"),
+            ("evaluate", self.evaluate in {"value", "vote"}, "value or vote"),
+            ("votes", self.votes >= 1, "at least 1"),
+            ("threshold", 0 <= self.threshold <= 1, "from 0 to 1"),
+            ("temperature", 0 <= self.temperature < float("inf"), "0 or above"),
+        ):
+            if not right:
+                msg = f"{self.name}: {name} must be {allowed}, not {getattr(self, name)!r}"
+                raise ValueError(msg)
+
+    def answer(self, model: Model, prompt: Prompt, run: Run) -> Answer:
+        tree = Tree(model, prompt, run)
+        try:
+            (self.by_breadth if self.search == "bfs" else self.by_depth)(tree)
+        except BudgetSpentError:
+            if not tree.values:
+                raise
+        return choice(tree)
+
+    def by_breadth(self, tree: Tree) -> None:
+        """Algorithm 1. A leaf takes a place for good, so that only states of one depth are compared."""
+        states = [ROOT]
+        while states:
+            kept = self.expand(tree, states)[: self.width - len(tree.leaves)]
+            tree.leaves += [state for state in kept if not goes_on(state)]
+            states = [state for state in kept if goes_on(state)]
+
+    def by_depth(self, tree: Tree) -> None:
+        """Algorithm 2, its recursion as a stack: on top the best child, below it what to come back to."""
+        stack, expansions = [ROOT], 0
+        while stack and len(tree.leaves) < self.width and expansions < MOST_EXPANSIONS:
+            state = stack.pop()
+            if goes_on(state):
+                children = self.expand(tree, [state])
+                stack += [child for child in reversed(children) if tree.values[child] >= self.threshold]
+                expansions += 1
+            else:
+                tree.leaves.append(state)
+
+    def expand(self, tree: Tree, states: Sequence[Completion]) -> list[Completion]:
+        """The children of all states, the best first; a tie goes to the first. What a limit cut off is worth 0."""
+        children: dict[tuple[str, str], Completion] = {}
+        for of_one in grow(tree.model, tree.prompt, tree.run, states, self.branching, self.temperature):
+            for child in of_one:
+                children.setdefault((child.text, child.finish), child)
+        tree.values.update(dict.fromkeys(children.values(), 0.0))
+        if alive := [child for child in children.values() if child.finish != "length"]:
+            if self.evaluate == "value":
+                values = [judged.total for judged in tree.run.score(tree.prompt, alive)]
+            else:
+                values = self.vote_on(tree, alive)
+            tree.values.update(zip(alive, values, strict=True))
+        return sorted(children.values(), key=tree.values.__getitem__, reverse=True)
+
+    def vote_on(self, tree: Tree, states: Sequence[Completion]) -> list[float]:
+        """Our stand-in for the paper's vote, where the model is shown all states and names the most promising one.
+
+        Here it names it by solving: `votes` solutions are drawn from each state, the answer that most of all end in is
+        elected, and V is the share of a state's own that end in it. A finished state speaks for itself alone; one that
+        has no rival is elected without a vote.
+        """
+        if len(states) == 1:
+            return [1.0]
+        try:
+            ways = grow(tree.model, tree.prompt, tree.run, states, self.votes, self.temperature, whole=True)
+        except BudgetSpentError:  # those that are finished have their say
+            ways = [[state] for state in states]
+        tree.rollouts += [way for of_one in ways for way in of_one]
+        answers = [[final_answer(way.text) if way.finish == "eos" else None for way in of_one] for of_one in ways]
+        shares: defaultdict[str, float] = defaultdict(float)
+        for of_one in answers:
+            for answer in of_one:
+                if answer is not None:
+                    shares[answer] += 1 / len(of_one)  # a voice a state, however many solutions
+        elected = max(shares, key=shares.__getitem__) if shares else ""  # a tie goes to the first; no answer is empty
+        return [of_one.count(elected) / len(of_one) for of_one in answers]
+
+
+def choice(tree: Tree) -> Answer:
+    """A vote of the finished leaves, by their values; else of what else was finished; else the best state there is."""
+    for drawn in (tree.leaves, list(tree.values), tree.rollouts):
+        if solutions := [state for state in drawn if state.finish == "eos"]:
+            weights = {state: tree.values.get(state, 1.0) for state in solutions}
+            ranked = sorted(solutions, key=weights.__getitem__, reverse=True)  # the text is that of the best
+            return Answer(vote(ranked, [weights[state] for state in ranked]).text, tuple(solutions))
+    best = max(tree.leaves or tree.values, key=tree.values.__getitem__)
+    return Answer(best.text, (best,))
+
+
+@hookimpl
+def harness_methods() -> list[type]:
+    return [TreeOfThoughts]
