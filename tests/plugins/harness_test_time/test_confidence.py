@@ -171,6 +171,8 @@ def test_a_budget_that_ends_in_the_warm_up(world):
     assert answer.text == "A: 1"
     assert [c.text for c in answer.completions] == ["A: 1", "A: 2"]  # the third was cut, and is no vote
     assert made.run.ledger.sampled_tokens <= 12
+    made = world(chain(["A: 1"]), budget=2, max_new_tokens=5)
+    assert made.answer(Confidence()).text == "A:"  # better than nothing
     with pytest.raises(BudgetSpentError):
         world(chain(["A: 1"] * 3), budget=0).answer(Confidence(samples=3, warm_up=3))
 

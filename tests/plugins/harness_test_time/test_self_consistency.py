@@ -87,6 +87,8 @@ def test_the_second_answer_counts_and_the_third_does_not(world):
     texts = ["A: 1", "A: 1", "A: 1", "A: 2", "A: 1", "A: 1", "A: 1", "A: 3"]  # 3 to 1 is .81, 6 to 1 is .965
     made = world(lambda said, number: texts[number])
     assert len(made.answer(SelfConsistency(early_stop=0.95)).completions) == 8
+    made = world(lambda said, number: (texts[3], *texts)[number])  # whichever was seen first
+    assert len(made.answer(SelfConsistency(samples=8, early_stop=0.8)).completions) == 4
 
 
 def test_without_agreement_all_are_drawn_and_the_last_round_is_what_is_left(world):
