@@ -50,6 +50,11 @@ def test_thoughts_merge_by_a_vote_that_scores_weigh(said):
     assert made.answer(GraphOfThoughts(samples=3, keep=3, improve=0)).text == "A: 1"  # heads alone do not count
 
 
+def test_the_record_has_every_sample_if_two_are_the_same(said):
+    made = said(["A: 1", "A: 1"], {"A: 1": 0.5})
+    assert len(made.answer(GraphOfThoughts(samples=2, keep=1, improve=0)).completions) == 2
+
+
 def test_only_what_is_kept_goes_on(said):
     chances = {"A: 1": 0.5, "A: 2": 0.3, "so A: 2": 0.3, "A: 3": 0.4}
     made = said(["A: 2", "so A: 2", "A: 3", "A: 1"], chances)
@@ -108,6 +113,8 @@ def test_where_nobody_says_an_answer_the_best_thought_is_returned(said):
     chances = {"no": 0.1, "none": 0.3, "nothing": 0.2, "not": 0.0, "never": 0.05}
     made = said(["no", "none", "nothing", "not", "never"], chances)
     assert made.answer(GraphOfThoughts(samples=3, keep=2)).text == "none"
+    made = said(["no", "none", "not", "never"], {"no": 0.5, "none": 0.4, "not": 0.1, "never": 0.9})
+    assert made.answer(GraphOfThoughts(samples=2, keep=2)).text == "never"  # the best by now
     made = said(["no", "none"], {"no": 0.0, "none": 0.0})
     assert made.answer(GraphOfThoughts(samples=2, keep=2, improve=0)).text == "no"
 

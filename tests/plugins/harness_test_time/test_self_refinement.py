@@ -115,6 +115,7 @@ def test_a_sampled_correction_that_was_refused_is_tried_again(said, tiny_model):
     assert asked(made, tiny_model)[1] == asked(made, tiny_model)[2]
     seeds = [seed for [request] in made.drawn for seed in request.seeds]
     assert len(set(seeds)) == 3
+    assert {request.temperature for [request] in made.drawn} == {1.0}
 
 
 def test_a_good_draft_is_not_corrected(said):
