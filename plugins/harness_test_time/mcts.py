@@ -119,8 +119,8 @@ class MCTS:
         if not tree.solutions:
             return self.unfinished(tree)
         judged = list(zip(tree.judge(tree.solutions), tree.solutions, strict=True))
-        chances, ranked = zip(*sorted(judged, key=lambda item: -item[0]), strict=True)  # the text is that of the best
-        return Answer(vote(ranked, chances).text, tuple(tree.solutions))
+        chances, ranked = zip(*sorted(judged, key=lambda item: -item[0]), strict=True)
+        return Answer(vote(ranked, chances if any(chances) else None).text, tuple(tree.solutions))
 
     def search(self, tree: Tree) -> None:
         try:

@@ -4,9 +4,8 @@ Paper: Yao et al. 2023, arXiv:2305.10601. Breadth first is algorithm 1: of all k
 S_t holds the b states with the largest sum of V(s). Depth first is algorithm 2: the best child first, none with V(s)
 below a threshold, and back. V(s) is the scorer's chance, or a vote of lookaheads. States with equal text are one.
 A kept state that is finished keeps its place among the b. At the end all such vote on the answer, by their values.
-Data: none; the scorer before it was trained, and must be able to judge a part of a solution. Cost: where all solutions
-have T steps, at most k + (T-1) b k steps (for b up to k) and as many judgements, a batch a step, one after another;
-depth first one state at a time. A vote in their stead takes `votes` solutions a state, more than the steps themselves.
+Data: none; the scorer before it was trained, and must be able to judge a part of a solution. Cost: by breadth, T rounds
+of at most b k steps and judgements, the first of k; in place of judgements a vote draws `votes` solutions a state.
 Left out: prompts that propose, value and vote, which a small model cannot follow; V(s) kept for other questions.
 """
 
@@ -32,11 +31,10 @@ class Tree:
     prompt: Prompt
     run: Run
     values: dict[Completion, float] = field(default_factory=dict)
-    """V of every state that was drawn, in order."""
+    """V of every state, in the order drawn."""
     leaves: list[Completion] = field(default_factory=list)
     """States that were kept and do not go on."""
     rollouts: list[Completion] = field(default_factory=list)
-    """Solutions that were drawn to look ahead."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +73,9 @@ class TreeOfThoughts:
                 raise ValueError(msg)
 
     def answer(self, model: Model, prompt: Prompt, run: Run) -> Answer:
-        tree = Tree(model, prompt, run)
+        tree, walk = Tree(model, prompt, run), self.by_breadth if self.search == "bfs" else self.by_depth
         try:
-            (self.by_breadth if self.search == "bfs" else self.by_depth)(tree)
+            walk(tree)
         except BudgetSpentError:
             if not tree.values:
                 raise
@@ -111,44 +109,38 @@ class TreeOfThoughts:
                 children.setdefault((child.text, child.finish), child)
         tree.values.update(dict.fromkeys(children.values(), 0.0))
         if alive := [child for child in children.values() if child.finish != "length"]:
-            if self.evaluate == "value":
-                values = [judged.total for judged in tree.run.score(tree.prompt, alive)]
-            else:
-                values = self.vote_on(tree, alive)
+            by_vote = self.evaluate == "vote"
+            values = self.vote_on(tree, alive) if by_vote else [s.total for s in tree.run.score(tree.prompt, alive)]
             tree.values.update(zip(alive, values, strict=True))
         return sorted(children.values(), key=tree.values.__getitem__, reverse=True)
 
     def vote_on(self, tree: Tree, states: Sequence[Completion]) -> list[float]:
         """Our stand-in for the paper's vote, where the model is shown all states and names the most promising one.
 
-        Here it names it by solving: `votes` solutions are drawn from each state, the answer that most of all end in is
-        elected, and V is the share of a state's own that end in it. A finished state speaks for itself alone; one that
-        has no rival is elected without a vote.
+        Here it names it by solving: `votes` solutions are drawn from each state, the answer most of them end in is
+        elected, and V is the share of a state's own that end in it. One without a rival is elected without a vote.
         """
         if len(states) == 1:
             return [1.0]
-        try:
-            ways = grow(tree.model, tree.prompt, tree.run, states, self.votes, self.temperature, whole=True)
-        except BudgetSpentError:  # those that are finished have their say
-            ways = [[state] for state in states]
+        ways = grow(tree.model, tree.prompt, tree.run, states, self.votes, self.temperature, whole=True)
         tree.rollouts += [way for of_one in ways for way in of_one]
         answers = [[final_answer(way.text) if way.finish == "eos" else None for way in of_one] for of_one in ways]
         shares: defaultdict[str, float] = defaultdict(float)
         for of_one in answers:
-            for answer in of_one:
-                if answer is not None:
-                    shares[answer] += 1 / len(of_one)  # a voice a state, however many solutions
-        elected = max(shares, key=shares.__getitem__) if shares else ""  # a tie goes to the first; no answer is empty
+            for answer in filter(None, of_one):  # no answer is empty
+                shares[answer] += 1 / len(of_one)  # a voice a state, however many solutions
+        elected = max(shares, key=shares.__getitem__) if shares else ""  # a tie goes to the first
         return [of_one.count(elected) / len(of_one) for of_one in answers]
 
 
 def choice(tree: Tree) -> Answer:
-    """A vote of the finished leaves, by their values; else of what else was finished; else the best state there is."""
+    """A vote of the finished leaves, by value unless all are 0; else of what else was finished; else the best state."""
     for drawn in (tree.leaves, list(tree.values), tree.rollouts):
         if solutions := [state for state in drawn if state.finish == "eos"]:
             weights = {state: tree.values.get(state, 1.0) for state in solutions}
             ranked = sorted(solutions, key=weights.__getitem__, reverse=True)  # the text is that of the best
-            return Answer(vote(ranked, [weights[state] for state in ranked]).text, tuple(solutions))
+            weighted = [weights[state] for state in ranked] if any(weights.values()) else None
+            return Answer(vote(ranked, weighted).text, tuple(solutions))
     best = max(tree.leaves or tree.values, key=tree.values.__getitem__)
     return Answer(best.text, (best,))
 

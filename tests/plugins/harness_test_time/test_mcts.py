@@ -228,6 +228,18 @@ def test_equal_solutions_are_a_vote_each_and_judged_once(world):
     assert sorted(text for texts in made.judged for text in texts) == ["A: 1", "A: 2"]
 
 
+def test_what_a_limit_cut_off_is_no_solution(world):
+    made = world(lambda said, number: "A: 5" if number == 2 else "9 9 9 9 9 9 9 9", lambda text: 0.1, max_new_tokens=12)
+    answer = made.answer(MCTS())
+    assert (answer.text, len(answer.completions)) == ("A: 5", 1)
+    assert made.judged == [["A: 5"]]
+
+
+def test_where_all_is_worth_nothing_each_solution_has_a_vote(world):
+    made = world(lambda said, number: ["A: 1", "A: 2", "x A: 2", "A: 3"][number], lambda text: 0.0)
+    assert made.answer(MCTS()).text == "A: 2"
+
+
 def test_where_nothing_is_finished_the_most_visited_branch_is(world):
     made = world(endless, lambda text: 0.9 if text[0] == "b" else 0.1, max_new_tokens=200)
     answer = made.answer(MCTS(simulations=12, evaluate="score", exploration=0.2))

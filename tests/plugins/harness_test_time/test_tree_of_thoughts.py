@@ -131,10 +131,17 @@ def test_leaves_vote_by_their_values(world):
     assert made.answer(TreeOfThoughts()).text == "A: 1"
 
 
-def test_values_of_zero_are_no_obstacle(world):
-    for search in ("bfs", "dfs"):
-        made = world(ladder(2), lambda text: 0.0)
-        assert made.answer(TreeOfThoughts(search=search, threshold=0.0)).text.endswith("A: 0")
+def test_the_text_is_that_of_the_best_with_the_answer(world):
+    made = world(lambda said, number: "A: 1" if said or number else "a. x", lambda text: 0.2 if text == "A: 1" else 0.9)
+    answer = made.answer(TreeOfThoughts(branching=2, width=2))
+    assert [c.text for c in answer.completions] == ["A: 1", "a.A: 1"]
+    assert answer.text == "a.A: 1"
+
+
+@pytest.mark.parametrize("search", ["bfs", "dfs"])
+def test_where_all_is_worth_nothing_each_leaf_has_a_vote(world, search):
+    made = world(lambda said, number: ["A: 1", "A: 2", "x A: 2"][number], lambda text: 0.0)
+    assert made.answer(TreeOfThoughts(search=search, branching=3, threshold=0.0)).text == "A: 2"
 
 
 def test_no_value_outlives_its_question(world):
@@ -224,6 +231,23 @@ def test_a_finished_state_has_one_voice(world):
     answer = made.answer(TreeOfThoughts(branching=3, width=2, evaluate="vote", votes=4))
     assert answer.text == "A: 2"  # two states and a quarter of one, against three quarters of one
     assert [c.text for c in answer.completions] == ["A: 2", "x A: 2"]
+
+
+def test_what_a_limit_cut_off_casts_no_vote(world, tiny_model):
+    def speak(said, number):
+        if not said:
+            return ["a. x", "b. x"][number]
+        return "A: 1" if said == "b." and number % 4 else "9 9 9 9 9 9 9 9"
+
+    made = world(speak, max_new_tokens=12)
+    made.answer(TreeOfThoughts(branching=2, width=1, evaluate="vote"))
+    assert open_texts(made.drawn[2], tiny_model) == ["b."]
+
+
+def test_finished_states_answer_where_the_budget_ends_before_the_vote(world):
+    made = world(lambda said, number: ["A: 1", "A: 2", "x A: 2", "a. x"][number], budget=28)
+    answer = made.answer(TreeOfThoughts(evaluate="vote", votes=20))
+    assert (answer.text, len(answer.completions), len(made.drawn)) == ("A: 2", 3, 1)
 
 
 def test_lookahead_serves_where_the_budget_ends_before_any_leaf(world):
