@@ -198,11 +198,14 @@ def _add_break_even(rows: Sequence[Row]) -> None:
 
 
 def _verifier_rows(entries: Sequence[Entry], timings: Sequence[Cell]) -> list[Row]:
-    """One row for each pipeline with a scorer, those that rank best within a problem first."""
+    """One row for each pipeline whose answers show what a scorer is worth, those that rank best within a problem first.
+
+    A search answers by a scorer as well, but its solutions are chosen ones: no curve over plain samples, no AUC.
+    """
     timed: defaultdict[tuple[str, ...], list[Mapping[str, Any]]] = defaultdict(list)
     for cell in timings:
         timed[cell.identity].append(cell.timing)
-    rows = [_verifier_row(entry, timed[entry.any.identity]) for entry in entries if entry.any.spec.get("scorer")]
+    rows = [_verifier_row(entry, timed[entry.any.identity]) for entry in entries if entry.any.spec.get("shows_scorer")]
     return sorted(rows, key=lambda r: (r["model"], r["dataset"], -(r["within_problem_auc"] or 0.0), r["pipeline"]))
 
 

@@ -274,4 +274,5 @@ class _Planner:
             "start": pipeline.start.label(options, self.registry) if pipeline.start else None,
             "control": "control" in (family, judge),
             "upper_bound": self.registry.method(pipeline.answer).upper_bound,
+            "shows_scorer": takes_any_scorer(self.registry.method(pipeline.answer), self.registry),
         }

@@ -9,6 +9,7 @@ from harness.toolbox.adapters import (
     read_adapter,
     write_adapter,
 )
+from harness.toolbox.asking import asked_to_fix
 from harness.toolbox.batching import (
     Sequences,
     TokenPair,
@@ -18,8 +19,9 @@ from harness.toolbox.batching import (
     length_groups,
     whole_pairs,
 )
-from harness.toolbox.branches import ROOT, goes_on, grow
+from harness.toolbox.branches import ROOT, goes_on, grow, judge
 from harness.toolbox.exchange import Exchange, Result
+from harness.toolbox.fields import check_fields
 from harness.toolbox.judges import Judge, compare_by_scores, compare_by_tokens
 from harness.toolbox.logprobs import (
     completion_logits,
@@ -44,7 +46,7 @@ from harness.toolbox.rollouts import (
     roll_out,
     verified,
 )
-from harness.toolbox.sampling import SampleRequest, charge, draw, sample, sample_many
+from harness.toolbox.sampling import SampleRequest, charge, draw, fetch, sample, sample_many
 from harness.toolbox.steps import solution_ends, step_ends
 from harness.toolbox.supervised import fine_tune, worked_examples, worked_target
 from harness.toolbox.teaching import divergence_loss, open_teacher
@@ -59,9 +61,10 @@ from harness.toolbox.training import (
     update,
 )
 from harness.toolbox.verify import final_answer
-from harness.toolbox.voting import vote
+from harness.toolbox.voting import CHOICES, elect, vote
 
 __all__ = [
+    "CHOICES",
     "ROOT",
     "Exchange",
     "Judge",
@@ -74,7 +77,9 @@ __all__ = [
     "VirtualTokens",
     "accumulate",
     "adamw",
+    "asked_to_fix",
     "charge",
+    "check_fields",
     "clipped_surrogate",
     "coin",
     "collate",
@@ -90,8 +95,10 @@ __all__ = [
     "divergence_loss",
     "draw",
     "drift",
+    "elect",
     "embedding_layer",
     "encode_pairs",
+    "fetch",
     "final_answer",
     "final_values",
     "fine_tune",
@@ -102,6 +109,7 @@ __all__ = [
     "grow",
     "hidden_states",
     "hold",
+    "judge",
     "kl_estimate",
     "length_groups",
     "linear_layers",

@@ -22,6 +22,21 @@ def goes_on(branch: Completion) -> bool:
     return branch.finish == "stop"
 
 
+def judge(
+    run: Run, prompt: Prompt, branches: Sequence[Completion], known: dict[tuple[int, ...], tuple[float, Completion]]
+) -> list[tuple[float, Completion]]:
+    """(score, branch) of each, by the scorer of the pipeline in one request.
+
+    known: what was judged before, by tokens; it grows. Equal branches are one object, and nothing is judged twice.
+    """
+    new = {branch.tokens: branch for branch in reversed(branches) if branch.tokens not in known}
+    asked = list(new.values())[::-1]
+    if asked:
+        totals = [scores.total for scores in run.score(prompt, asked)]
+        known.update((branch.tokens, (total, branch)) for total, branch in zip(totals, asked, strict=True))
+    return [known[branch.tokens] for branch in branches]
+
+
 def grow(  # noqa: PLR0917 - as `sample`
     model: Model,
     prompt: Prompt,

@@ -19,20 +19,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from harness import Answer, BudgetSpentError, Completion, Model, Prompt, Run, hookimpl
-from harness.toolbox import ROOT, goes_on, grow, vote
+from harness.toolbox import CHOICES, ROOT, check_fields, elect, goes_on, grow, judge
 
-CHOICES = ("vote", "best")
 Judged = tuple[float, Completion]
-
-
-def judge(run: Run, prompt: Prompt, branches: Sequence[Completion]) -> list[Judged]:
-    """Each branch with its score; equal ones are judged once, and are one object from here on."""
-    first: dict[tuple[int, ...], Completion] = {}
-    for branch in branches:
-        first.setdefault(branch.tokens, branch)
-    totals = [scores.total for scores in run.score(prompt, list(first.values()))]
-    judged = dict(zip(first, zip(totals, first.values(), strict=True), strict=True))
-    return [judged[branch.tokens] for branch in branches]
 
 
 def best_open(judged: Sequence[Judged], count: int) -> list[Judged]:
@@ -57,24 +46,24 @@ class BeamSearch:
     """Which solution answers: `vote`, weighted by scores, or `best`, the highest score."""
 
     def __post_init__(self) -> None:
-        wrong = None
-        if self.beams < 1:
-            wrong = f"beams must be at least 1, not {self.beams}"
-        elif self.expand < 1 or self.beams % self.expand:
-            wrong = f"expand must divide beams, which is {self.beams}, but is {self.expand}"
-        elif not 0 <= self.temperature < float("inf"):
-            wrong = f"temperature must be 0 or above, not {self.temperature}"
-        elif self.choose not in CHOICES:
-            wrong = f"choose must be one of {', '.join(CHOICES)}, not {self.choose!r}"
-        if wrong:
-            msg = f"{self.name}: {wrong}"
-            raise ValueError(msg)
+        check_fields(
+            self,
+            ("beams", self.beams >= 1, "at least 1"),
+            (
+                "expand",
+                self.expand >= 1 and self.beams % self.expand == 0,
+                f"a divisor of beams, which is {self.beams}",
+            ),
+            ("temperature", 0 <= self.temperature < float("inf"), "0 or above"),
+            ("choose", self.choose in CHOICES, " or ".join(CHOICES)),
+        )
 
     def answer(self, model: Model, prompt: Prompt, run: Run) -> Answer:
         grown = grow(model, prompt, run, [ROOT], self.beams, self.temperature)
         ended: list[Judged] = []
+        known: dict[tuple[int, ...], Judged] = {}
         while True:
-            judged = judge(run, prompt, [branch for of_one in grown for branch in of_one])
+            judged = judge(run, prompt, [branch for of_one in grown for branch in of_one], known)
             ended += [item for item in judged if not goes_on(item[1])]
             left = self.beams - len(ended)
             kept = best_open(judged, max(1, left // self.expand))
@@ -85,14 +74,7 @@ class BeamSearch:
                 grown = grow(model, prompt, run, branches, min(self.expand, left), self.temperature)
             except BudgetSpentError:
                 break
-        return self.choice([*ended, *kept])
-
-    def choice(self, judged: Sequence[Judged]) -> Answer:
-        solutions = [item for item in judged if item[1].finish == "eos"]
-        scores, completions = zip(*(solutions or judged), strict=True)
-        if solutions and self.choose == "vote":
-            return Answer(vote(completions, scores).text, completions)
-        return Answer(completions[scores.index(max(scores))].text, completions)  # a tie goes to the first
+        return elect([*ended, *kept], self.choose)
 
 
 @hookimpl

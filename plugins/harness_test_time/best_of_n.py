@@ -10,12 +10,11 @@ Left out: other aggregates. With a large n the choice finds the scorer's mistake
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from harness import Answer, Completion, Model, Prompt, Run, hookimpl
-from harness.toolbox import sample, vote
+from harness import Answer, Model, Prompt, Run, hookimpl
+from harness.toolbox import check_fields, sample, vote
 
 CHOICES = ("best", "weighted")
 
@@ -34,32 +33,19 @@ class BestOfN:
     """`best`: the completion with the highest score. `weighted`: the answer whose completions have the highest sum."""
 
     def __post_init__(self) -> None:
-        for name, allowed, fits in (
-            ("samples", "at least 1", self.samples >= 1),
-            ("temperature", "0 or above, and finite", 0 <= self.temperature < math.inf),
-            ("choose", " or ".join(CHOICES), self.choose in CHOICES),
-        ):
-            if not fits:
-                msg = f"{name} of {self.name} must be {allowed}, not {getattr(self, name)}"
-                raise ValueError(msg)
+        check_fields(
+            self,
+            ("samples", self.samples >= 1, "at least 1"),
+            ("temperature", 0 <= self.temperature < math.inf, "0 or above, and finite"),
+            ("choose", self.choose in CHOICES, " or ".join(CHOICES)),
+        )
 
     def answer(self, model: Model, prompt: Prompt, run: Run) -> Answer:
         candidates = sample(model, prompt, run, n=self.samples, temperature=self.temperature)
         scores = [judged.total for judged in run.score(prompt, candidates)]
-        return Answer(self.chosen(candidates, scores).text, tuple(candidates))
-
-    def chosen(self, candidates: Sequence[Completion], scores: Sequence[float]) -> Completion:
-        """The winner; a tie goes to the first.
-
-        Raises:
-            ValueError: a score is to be a weight, and is below 0.
-        """
-        if self.choose == "best":
-            return candidates[max(range(len(candidates)), key=scores.__getitem__)]
-        if min(scores) < 0:
-            msg = f"{self.name}: a score of {min(scores):.3g} cannot weigh a vote, only 0 or above; take choose=best"
-            raise ValueError(msg)
-        return vote(candidates, scores if any(scores) else None)  # where all weigh nothing, all weigh the same
+        best = max(range(len(candidates)), key=scores.__getitem__)  # a tie goes to the first
+        chosen = candidates[best] if self.choose == "best" else vote(candidates, scores)
+        return Answer(chosen.text, tuple(candidates))
 
 
 @hookimpl

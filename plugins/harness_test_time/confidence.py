@@ -22,7 +22,7 @@ from typing import ClassVar
 import numpy as np
 
 from harness import Answer, BudgetSpentError, Completion, Model, Prompt, Run, hookimpl
-from harness.toolbox import ROOT, goes_on, grow, sample, vote
+from harness.toolbox import ROOT, check_fields, goes_on, grow, sample, vote
 
 
 def confidence(logprobs: Sequence[float], window: int) -> float:
@@ -55,16 +55,14 @@ class Confidence:
     """Sampling temperature, self-consistency's; at 0 all traces would be the same."""
 
     def __post_init__(self) -> None:
-        for name, allowed, fits in (
-            ("samples", "at least 1", self.samples >= 1),
-            ("warm_up", f"1 to samples, which is {self.samples}", 1 <= self.warm_up <= self.samples),
-            ("window", "at least 1", self.window >= 1),
-            ("keep", "above 0 and at most 1", 0 < self.keep <= 1),
-            ("temperature", "0 or above, and finite", 0 <= self.temperature < math.inf),
-        ):
-            if not fits:
-                msg = f"{name} of {self.name} must be {allowed}, not {getattr(self, name)}"
-                raise ValueError(msg)
+        check_fields(
+            self,
+            ("samples", self.samples >= 1, "at least 1"),
+            ("warm_up", 1 <= self.warm_up <= self.samples, f"1 to samples, which is {self.samples}"),
+            ("window", self.window >= 1, "at least 1"),
+            ("keep", 0 < self.keep <= 1, "above 0 and at most 1"),
+            ("temperature", 0 <= self.temperature < math.inf, "0 or above, and finite"),
+        )
 
     def answer(self, model: Model, prompt: Prompt, run: Run) -> Answer:
         warm = sample(model, prompt, run, n=self.warm_up, temperature=self.temperature)

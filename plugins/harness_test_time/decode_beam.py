@@ -18,7 +18,7 @@ import torch
 
 from harness import Answer, BudgetSpentError, Completion, Model, Prompt, Run, hookimpl
 from harness.meter import uncounted
-from harness.toolbox import SampleRequest, charge
+from harness.toolbox import SampleRequest, charge, check_fields
 
 
 @dataclass(frozen=True)
@@ -68,13 +68,11 @@ class DecodeBeam:
     """Wu et al.'s alpha: 0 compares finished texts by their likelihood, which favours short ones."""
 
     def __post_init__(self) -> None:
-        for field, wrong, allowed in (
-            ("beams", self.beams < 1, "1 or more"),
-            ("length_penalty", not 0 <= self.length_penalty < math.inf, "0 or above"),
-        ):
-            if wrong:
-                msg = f"{self.name}: {field} must be {allowed}, not {getattr(self, field)!r}"
-                raise ValueError(msg)
+        check_fields(
+            self,
+            ("beams", self.beams >= 1, "1 or more"),
+            ("length_penalty", 0 <= self.length_penalty < math.inf, "0 or above"),
+        )
 
     def answer(self, model: Model, prompt: Prompt, run: Run) -> Answer:
         ids = model.encode_prompt(prompt)

@@ -11,14 +11,12 @@ Left out: a merge by the model, which would read k solutions in one prompt, and 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from harness import Answer, Completion, Model, Prompt, Run, hookimpl
-from harness.toolbox import SampleRequest, sample, vote
-from harness.toolbox.sampling import fetch
+from harness.toolbox import SampleRequest, asked_to_fix, check_fields, fetch, sample, vote
 
 
 @dataclass(frozen=True)
@@ -36,14 +34,6 @@ class Thought:
 
 Node = tuple[str, Callable[..., list[Thought]], tuple[str, ...]]
 """(name, operation, names of those whose thoughts it takes, after the task)"""
-
-
-def asked_to_fix(ask: str, prompt: Prompt, draft: str) -> Prompt:
-    """`ask` in place of the question, or of the conversation's last turn, with the draft on one line."""
-    *earlier, last = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-    parts = {"{question}": last["content"], "{draft}": " ".join(draft.split())}
-    said = re.sub(r"\{question\}|\{draft\}", lambda found: parts[found[0]], ask)  # braces in texts mean nothing
-    return (*earlier, {**last, "content": said})
 
 
 def best_first(thoughts: list[Thought]) -> list[Thought]:
@@ -88,17 +78,15 @@ class GraphOfThoughts:
     """What a reply begins with that corrects nothing."""
 
     def __post_init__(self) -> None:
-        for field, wrong, allowed in (
-            ("samples", self.samples < 1, "1 or more"),
-            ("keep", not 1 <= self.keep <= self.samples, f"from 1 to samples={self.samples}"),
-            ("improve", self.improve < 0, "0 or more"),
-            ("temperature", not 0 <= self.temperature < math.inf, "0 or above"),
-            ("ask", not ("{question}" in self.ask and "{draft}" in self.ask), "a text with {question} and {draft}"),
-            ("right", not self.right.strip(), "the first words of a reply that corrects nothing"),
-        ):
-            if wrong:
-                msg = f"{self.name}: {field} must be {allowed}, not {getattr(self, field)!r}"
-                raise ValueError(msg)
+        check_fields(
+            self,
+            ("samples", self.samples >= 1, "1 or more"),
+            ("keep", 1 <= self.keep <= self.samples, f"from 1 to samples={self.samples}"),
+            ("improve", self.improve >= 0, "0 or more"),
+            ("temperature", 0 <= self.temperature < math.inf, "0 or above"),
+            ("ask", "{question}" in self.ask and "{draft}" in self.ask, "a text with {question} and {draft}"),
+            ("right", bool(self.right.strip()), "the first words of a reply that corrects nothing"),
+        )
 
     def graph(self) -> list[Node]:
         """The operations, each behind those that it takes thoughts from."""

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from harness import Answer, BudgetSpentError, Completion, Model, Prompt, Run, hookimpl
-from harness.toolbox import ROOT, goes_on, grow, vote
+from harness.toolbox import ROOT, check_fields, goes_on, grow, vote
 
 
 @dataclass(eq=False)
@@ -101,17 +101,15 @@ class MCTS:
     """Sampling temperature; at 0 all steps from a leaf would be the same."""
 
     def __post_init__(self) -> None:
-        for name, right, allowed in (
+        check_fields(
+            self,
             ("simulations", self.simulations >= 1, "at least 1"),
             ("branching", self.branching >= 1, "at least 1"),
             ("exploration", 0 <= self.exploration < math.inf, "0 or above"),
             ("select", self.select in {"puct", "uct"}, "puct or uct"),
             ("evaluate", self.evaluate in {"rollout", "score"}, "rollout or score"),
             ("temperature", 0 <= self.temperature < math.inf, "0 or above"),
-        ):
-            if not right:
-                msg = f"{self.name}: {name} must be {allowed}, not {getattr(self, name)!r}"
-                raise ValueError(msg)
+        )
 
     def answer(self, model: Model, prompt: Prompt, run: Run) -> Answer:
         tree = Tree(model, prompt, run)
@@ -120,7 +118,7 @@ class MCTS:
             return self.unfinished(tree)
         judged = list(zip(tree.judge(tree.solutions), tree.solutions, strict=True))
         chances, ranked = zip(*sorted(judged, key=lambda item: -item[0]), strict=True)
-        return Answer(vote(ranked, chances if any(chances) else None).text, tuple(tree.solutions))
+        return Answer(vote(ranked, chances).text, tuple(tree.solutions))
 
     def search(self, tree: Tree) -> None:
         try:

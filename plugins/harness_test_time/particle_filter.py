@@ -15,7 +15,6 @@ last set before the choice, which may lose the best.
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,38 +22,22 @@ from itertools import count
 from typing import ClassVar
 
 from harness import Answer, BudgetSpentError, Completion, Model, Prompt, Run, hookimpl
-from harness.toolbox import ROOT, goes_on, grow, vote
+from harness.toolbox import CHOICES, ROOT, check_fields, elect, goes_on, grow, judge
 
-CHOICES = ("vote", "best")
-Weighed = tuple[float, Completion]
 LEAST = 1e-7
 """How far scores are kept from 0 and 1, where the logit has no end; its_hub's."""
 
 
-def logit(chance: float) -> float:
-    """Log-odds of a chance."""
+def odds(chance: float) -> float:
+    """exp(w), the weight of a particle."""
     chance = min(max(chance, LEAST), 1 - LEAST)
-    return math.log(chance / (1 - chance))
+    return chance / (1 - chance)
 
 
-def weigh(
-    run: Run, prompt: Prompt, particles: Sequence[Completion], known: dict[tuple[int, ...], Weighed]
-) -> list[Weighed]:
-    """Each particle with its log-weight; `known` keeps it, so that equal ones are one object and judged once."""
-    new: dict[tuple[int, ...], Completion] = {}
-    for particle in particles:
-        if particle.tokens not in known:
-            new.setdefault(particle.tokens, particle)
-    weights = [logit(scores.total) for scores in run.score(prompt, list(new.values()))] if new else []
-    known.update(zip(new, zip(weights, new.values(), strict=True), strict=True))
-    return [known[particle.tokens] for particle in particles]
-
-
-def resample(weighed: Sequence[Weighed], seed: int) -> list[Completion]:
-    """As many particles, drawn with replacement by the softmax of their log-weights."""
+def resample(weighed: Sequence[tuple[float, Completion]], seed: int) -> list[Completion]:
+    """As many particles, drawn with replacement in proportion to their weights."""
     chance = random.Random(seed)  # noqa: S311 - a search, not a secret
-    odds = [math.exp(weight) for weight, _ in weighed]  # `choices` divides by their sum
-    return chance.choices([particle for _, particle in weighed], weights=odds, k=len(weighed))
+    return chance.choices([particle for _, particle in weighed], [weight for weight, _ in weighed], k=len(weighed))
 
 
 @dataclass(frozen=True)
@@ -71,22 +54,18 @@ class ParticleFilter:
     """Which particle answers: `vote`, by the sums of weights, or `best`, the highest weight."""
 
     def __post_init__(self) -> None:
-        wrong = None
-        if self.particles < 1:
-            wrong = f"particles must be at least 1, not {self.particles}"
-        elif not 0 <= self.temperature < float("inf"):
-            wrong = f"temperature must be 0 or above, not {self.temperature}"
-        elif self.choose not in CHOICES:
-            wrong = f"choose must be one of {', '.join(CHOICES)}, not {self.choose!r}"
-        if wrong:
-            msg = f"{self.name}: {wrong}"
-            raise ValueError(msg)
+        check_fields(
+            self,
+            ("particles", self.particles >= 1, "at least 1"),
+            ("temperature", 0 <= self.temperature < float("inf"), "0 or above"),
+            ("choose", self.choose in CHOICES, " or ".join(CHOICES)),
+        )
 
     def answer(self, model: Model, prompt: Prompt, run: Run) -> Answer:
         [grown] = grow(model, prompt, run, [ROOT], self.particles, self.temperature)
-        known: dict[tuple[int, ...], Weighed] = {}
+        known: dict[tuple[int, ...], tuple[float, Completion]] = {}
         for step in count(1):
-            weighed = weigh(run, prompt, grown, known)
+            weighed = [(odds(score), particle) for score, particle in judge(run, prompt, grown, known)]
             if not any(goes_on(particle) for _, particle in weighed):
                 break
             drawn = resample(weighed, run.seed("resample", run.problem_id, step))
@@ -94,14 +73,7 @@ class ParticleFilter:
                 grown = [one for [one] in grow(model, prompt, run, drawn, 1, self.temperature)]
             except BudgetSpentError:
                 break
-        return self.choice(weighed)
-
-    def choice(self, weighed: Sequence[Weighed]) -> Answer:
-        solutions = [item for item in weighed if item[1].finish == "eos"]
-        weights, particles = zip(*(solutions or weighed), strict=True)
-        if solutions and self.choose == "vote":
-            return Answer(vote(particles, [math.exp(weight) for weight in weights]).text, particles)
-        return Answer(particles[weights.index(max(weights))].text, particles)  # a tie goes to the first
+        return elect(weighed, self.choose)
 
 
 @hookimpl

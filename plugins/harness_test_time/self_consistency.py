@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from harness import Answer, BudgetSpentError, Completion, Model, Prompt, Run, hookimpl
-from harness.toolbox import final_answer, sample, vote
+from harness.toolbox import check_fields, final_answer, sample, vote
 
 ROUND = 4
 """Chains drawn between two looks: the fewest that can be enough for the paper's .95, as 4 votes to 0 are .969."""
@@ -49,14 +49,12 @@ class SelfConsistency:
     """How sure the majority must be before no more is drawn: 1 is never, Adaptive-Consistency's is .95."""
 
     def __post_init__(self) -> None:
-        for name, allowed, fits in (
-            ("samples", "at least 1", self.samples >= 1),
-            ("temperature", "0 or above, and finite", 0 <= self.temperature < math.inf),
-            ("early_stop", "above .5, which any majority reaches, and at most 1", 1 / 2 < self.early_stop <= 1),
-        ):
-            if not fits:
-                msg = f"{name} of {self.name} must be {allowed}, not {getattr(self, name)}"
-                raise ValueError(msg)
+        check_fields(
+            self,
+            ("samples", self.samples >= 1, "at least 1"),
+            ("temperature", 0 <= self.temperature < math.inf, "0 or above, and finite"),
+            ("early_stop", 1 / 2 < self.early_stop <= 1, "above .5, which any majority reaches, and at most 1"),
+        )
 
     def answer(self, model: Model, prompt: Prompt, run: Run) -> Answer:
         size = self.samples if self.early_stop == 1 else ROUND

@@ -12,21 +12,12 @@ Left out: feedback as a call of its own, and earlier drafts in the prompt, which
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
 from harness import Answer, BudgetSpentError, Completion, Model, Prompt, Run, hookimpl
-from harness.toolbox import final_answer, sample
-
-
-def asked_to_fix(ask: str, prompt: Prompt, draft: str) -> Prompt:
-    """`ask` in place of the question, or of the conversation's last turn, with the draft on one line."""
-    *earlier, last = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-    parts = {"{question}": last["content"], "{draft}": " ".join(draft.split())}
-    said = re.sub(r"\{question\}|\{draft\}", lambda found: parts[found[0]], ask)  # braces in texts mean nothing
-    return (*earlier, {**last, "content": said})
+from harness.toolbox import asked_to_fix, check_fields, final_answer, sample
 
 
 def repeats(new: Completion, draft: Completion) -> bool:
@@ -49,15 +40,13 @@ class SelfRefinement:
     """What a reply begins with that keeps the draft."""
 
     def __post_init__(self) -> None:
-        for field, wrong, allowed in (
-            ("rounds", self.rounds < 0, "0 or more"),
-            ("temperature", not 0 <= self.temperature < math.inf, "0 or above"),
-            ("ask", not ("{question}" in self.ask and "{draft}" in self.ask), "a text with {question} and {draft}"),
-            ("right", not self.right.strip(), "the first words of a reply that keeps the draft"),
-        ):
-            if wrong:
-                msg = f"{self.name}: {field} must be {allowed}, not {getattr(self, field)!r}"
-                raise ValueError(msg)
+        check_fields(
+            self,
+            ("rounds", self.rounds >= 0, "0 or more"),
+            ("temperature", 0 <= self.temperature < math.inf, "0 or above"),
+            ("ask", "{question}" in self.ask and "{draft}" in self.ask, "a text with {question} and {draft}"),
+            ("right", bool(self.right.strip()), "the first words of a reply that keeps the draft"),
+        )
 
     def answer(self, model: Model, prompt: Prompt, run: Run) -> Answer:
         return self.refined(model, prompt, run, lambda _: 0.0, math.inf)  # each is as good as the last: accepted

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from harness import Answer, BudgetSpentError, Completion, Model, Prompt, Run, hookimpl
-from harness.toolbox import ROOT, goes_on, grow, sample
+from harness.toolbox import ROOT, check_fields, goes_on, grow, sample
 
 
 def ended(branch: Completion, run: Run) -> bool:
@@ -40,14 +40,12 @@ class SpeculativeRejection:
     """Sampling temperature; at 0 all would be the same."""
 
     def __post_init__(self) -> None:
-        for name, allowed, fits in (
-            ("samples", "at least 1", self.samples >= 1),
-            ("alpha", "0 or above, and below 1", 0 <= self.alpha < 1),
-            ("temperature", "0 or above, and finite", 0 <= self.temperature < math.inf),
-        ):
-            if not fits:
-                msg = f"{name} of {self.name} must be {allowed}, not {getattr(self, name)}"
-                raise ValueError(msg)
+        check_fields(
+            self,
+            ("samples", self.samples >= 1, "at least 1"),
+            ("alpha", 0 <= self.alpha < 1, "0 or above, and below 1"),
+            ("temperature", 0 <= self.temperature < math.inf, "0 or above, and finite"),
+        )
 
     def answer(self, model: Model, prompt: Prompt, run: Run) -> Answer:
         heat, scores = self.temperature, dict[Completion, float]()

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from harness import Answer, BudgetSpentError, Completion, Model, Prompt, Run, hookimpl
-from harness.toolbox import ROOT, final_answer, goes_on, grow, vote
+from harness.toolbox import ROOT, check_fields, final_answer, goes_on, grow, vote
 
 MOST_EXPANSIONS = 100
 """Of one search by depth, as in sec. 4.3: where everything is pruned, it would go through the whole tree."""
@@ -59,7 +59,8 @@ class TreeOfThoughts:
     """Sampling temperature; at 0 all steps from a state would be the same."""
 
     def __post_init__(self) -> None:
-        for name, right, allowed in (
+        check_fields(
+            self,
             ("search", self.search in {"bfs", "dfs"}, "bfs or dfs"),
             ("branching", self.branching >= 1, "at least 1"),
             ("width", self.width >= 1, "at least 1"),
@@ -67,10 +68,7 @@ class TreeOfThoughts:
             ("votes", self.votes >= 1, "at least 1"),
             ("threshold", 0 <= self.threshold <= 1, "from 0 to 1"),
             ("temperature", 0 <= self.temperature < float("inf"), "0 or above"),
-        ):
-            if not right:
-                msg = f"{self.name}: {name} must be {allowed}, not {getattr(self, name)!r}"
-                raise ValueError(msg)
+        )
 
     def answer(self, model: Model, prompt: Prompt, run: Run) -> Answer:
         tree, walk = Tree(model, prompt, run), self.by_breadth if self.search == "bfs" else self.by_depth
@@ -134,13 +132,12 @@ class TreeOfThoughts:
 
 
 def choice(tree: Tree) -> Answer:
-    """A vote of the finished leaves, by value unless all are 0; else of what else was finished; else the best state."""
+    """A vote of the finished leaves, by value; else of what else was finished; else the best state."""
     for drawn in (tree.leaves, list(tree.values), tree.rollouts):
         if solutions := [state for state in drawn if state.finish == "eos"]:
             weights = {state: tree.values.get(state, 1.0) for state in solutions}
             ranked = sorted(solutions, key=weights.__getitem__, reverse=True)  # the text is that of the best
-            weighted = [weights[state] for state in ranked] if any(weights.values()) else None
-            return Answer(vote(ranked, weighted).text, tuple(solutions))
+            return Answer(vote(ranked, [weights[state] for state in ranked]).text, tuple(solutions))
     best = max(tree.leaves or tree.values, key=tree.values.__getitem__)
     return Answer(best.text, (best,))
 

@@ -457,7 +457,7 @@ def busy(world):
     world.answers("oracle", 99, upper_bound=True)
     world.answers("random", 41, control=True)
     world.failure("ppo", "diverged", "nan")
-    world.answers("judge + best", 50, scorer="judge", drawn=[(True, 0.9), (False, 0.2)])
+    world.answers("judge + best", 50, scorer="judge", shows_scorer=True, drawn=[(True, 0.9), (False, 0.2)])
     return world
 
 
@@ -648,7 +648,7 @@ def test_ten_thousand_records_take_seconds(world):
 
 
 def test_a_scorer_has_a_row_of_its_own(world):
-    judged = {"scorer": "judge", "start": "sft"}
+    judged = {"scorer": "judge", "start": "sft", "shows_scorer": True}
     world.answers("sft", 60, n=10)
     for seed in range(2):
         world.answers("sft > judge + best", 7, n=10, seed=seed, drawn=[(True, 0.9), (False, 0.4 + seed)], **judged)
@@ -661,9 +661,10 @@ def test_a_scorer_has_a_row_of_its_own(world):
 
 
 def test_the_best_scorer_comes_first_and_a_lost_one_last(world):
-    world.answers("a + best", 50, scorer="blind", drawn=[(True, 0.5), (False, 0.5)])
-    world.answers("b + best", 50, scorer="good", drawn=[(True, 0.9), (False, 0.5)])
-    world.failure("c + best", "diverged", "nan", scorer="lost")
+    world.answers("a + best", 50, scorer="blind", shows_scorer=True, drawn=[(True, 0.5), (False, 0.5)])
+    world.answers("b + best", 50, scorer="good", shows_scorer=True, drawn=[(True, 0.9), (False, 0.5)])
+    world.failure("c + best", "diverged", "nan", scorer="lost", shows_scorer=True)
+    world.answers("d + search", 50, scorer="good", drawn=[(True, 0.9), (True, 0.5)])  # its samples are chosen ones
     rows = world.boards()["verifiers"]
     assert [(row["scorer"], row["status"]) for row in rows] == [("good", "ok"), ("blind", "ok"), ("lost", "diverged")]
     assert (rows[2]["reason"], rows[2]["within_problem_auc"], rows[2]["s_per_1000"]) == ("nan", None, None)

@@ -161,6 +161,18 @@ def test_the_single_sample_is_the_first_whole_one_at_temperature_1(finished, ben
     assert again
 
 
+def test_what_only_one_search_can_ask_for_is_not_kept_for_others(bench, tmp_path):
+    desk = Desk.open(bench, {"name": "greedy", "config": {"temperature": 0.0}})
+    desk.shared = SharedSamples(Store(tmp_path / "shared"), "ab" * 32)
+    plain = SampleRequest(tuple(desk.model.encode_prompt("1+1?")), (1,), max_new_tokens=4)
+    branch = dataclasses.replace(plain, begun=1)
+    [[[one], [two]]] = desk.sample([(Run(0), desk.model, [branch, plain])])
+    assert one == two
+    assert set(desk.shared.known) == {SharedSamples.identify(plain, 1)}
+    desk.sample([(Run(0), desk.model, [dataclasses.replace(branch, seeds=(2,))])])
+    assert len(desk.shared.known) == 1
+
+
 def test_the_time_of_a_scorer_is_that_of_the_judged_samples(finished):
     facts = record(finished, "base > random-score + best-of-n(samples=5)", "timing")
     assert facts["scored"] == 5 * facts["throughput_questions"]  # neither warm-up nor latency

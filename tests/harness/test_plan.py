@@ -23,6 +23,7 @@ METHODS = [
     info("choose", ("answer",), after=("think",), needs=("scorer",)),
     info("judge", ("train", "score"), after=("think",)),
     info("coin", ("score",), after=("think",), family="control"),
+    info("beams", ("answer",), after=("think", "judge"), needs=("scorer",)),
     info("key", ("answer",), after=("think",), upper_bound=True),
 ]
 
@@ -57,6 +58,8 @@ def config(*texts, **changes):
         ("vote", [Pipeline(("think",), None, "vote")]),
         ("base + vote", [Pipeline((), None, "vote")]),
         ("greedy", [Pipeline((), None, "greedy")]),
+        ("beams", [Pipeline(("think",), "judge", "beams")]),  # it names its scorer, and none else is tried
+        ("think > coin + beams", [Pipeline(("think",), "coin", "beams")]),
         ("think > judge + choose", [Pipeline(("think",), "judge", "choose")]),
         ("choose", [Pipeline(("think",), "judge", "choose"), Pipeline(("think",), "coin", "choose")]),
         ("judge", [Pipeline(("think",), "judge", "choose")]),
@@ -188,3 +191,10 @@ def test_a_teacher_that_is_not_there_ends_the_plan(registry):
     learn = info("learn", ("train",), models=("teacher",), fields={"teacher": "nobody"})
     with pytest.raises(RegistryError, match="unknown model 'nobody'"):
         make_plan(config("learn"), Strict((), {**registry.methods, "learn": learn}, registry.others), "cpu")
+
+
+def test_only_what_takes_any_scorer_shows_what_one_is_worth(registry):
+    plan = make_plan(config("judge", "beams", "vote"), registry, "cpu")
+    rows = {job.spec["row"]["pipeline"]: job.spec["row"]["shows_scorer"] for job in plan.jobs if job.kind == "answers"}
+    assert {name for name, shows in rows.items() if shows} == {"think > judge + choose"}
+    assert {"think > judge + beams", "think + vote"} <= set(rows)

@@ -2,9 +2,9 @@
 
 import pytest
 
-from harness import Completion, Run
+from harness import Completion, Run, Scores
 from harness.meter import BudgetSpentError
-from harness.toolbox import ROOT, charge, goes_on, grow, sample
+from harness.toolbox import ROOT, charge, goes_on, grow, judge, sample
 
 
 def scripted(tiny_model, texts, finish="stop", **options):
@@ -96,3 +96,21 @@ def test_a_whole_solution_from_the_root_is_a_plain_sample(tiny_model):
 def test_a_number_of_children_is_needed(tiny_model):
     with pytest.raises(ValueError, match="n must be at least 1"):
         grow(tiny_model, "1+1?", Run(0), [ROOT], n=0)
+
+
+def test_equal_branches_are_one_object_and_nothing_is_judged_twice():
+    asked = []
+
+    def submit(kind, payload):
+        asked.append([c.text for c in payload[2]])
+        return [Scores(len(c.text) / 10) for c in payload[2]]
+
+    run, known = Run(0, submit=submit), {}
+    one, twin, other = (
+        Completion(t, k, p, "stop") for t, k, p in (("a", (1,), (0.1,)), ("a", (1,), (0.2,)), ("bb", (2,), ()))
+    )
+    assert judge(run, "1+1?", [one, twin, other], known) == [(0.1, one), (0.1, one), (0.2, other)]
+    third = Completion("ccc", (3,), (), "stop")
+    assert judge(run, "1+1?", [twin, third], known) == [(0.1, one), (0.3, third)]
+    judge(run, "1+1?", [other], known)
+    assert asked == [["a", "bb"], ["ccc"]]

@@ -1,9 +1,11 @@
 """Votes by hand: who wins, who casts none, and what is returned where nobody does."""
 
+import dataclasses
+
 import pytest
 
 from harness import Completion
-from harness.toolbox import vote
+from harness.toolbox import elect, vote
 
 
 def said(*texts):
@@ -44,3 +46,21 @@ def test_a_weight_for_each_completion(weights):
 def test_nothing_to_vote_on():
     with pytest.raises(ValueError, match="nothing to vote on"):
         vote([])
+
+
+def test_a_weight_below_0_is_refused():
+    with pytest.raises(ValueError, match=r"a score of -0\.5 cannot weigh a vote"):
+        vote(said("A: 1", "A: 7"), [1.0, -0.5])
+
+
+def test_where_all_weigh_nothing_all_weigh_the_same():
+    assert vote(said("A: 1", "A: 7", "A: 7"), [0.0, 0.0, 0.0]).text == "A: 7"
+
+
+def test_what_was_not_finished_is_elected_only_where_nothing_was():
+    one, two, cut = said("A: 1", "A: 7", "A: 3")
+    cut = dataclasses.replace(cut, finish="length")
+    scored = [(0.2, one), (0.3, two), (0.25, one), (0.9, cut)]
+    assert (elect(scored, "best").text, elect(scored, "vote").text) == ("A: 7", "A: 1")
+    assert elect(scored, "vote").completions == (one, two, one)
+    assert elect([(0.1, dataclasses.replace(cut, text="A: 4")), (0.9, cut)], "vote").text == "A: 3"

@@ -212,5 +212,5 @@ def test_the_warm_up_is_drawn_as_by_self_consistency(tiny_model):
     ],
 )
 def test_bad_fields(field, value):
-    with pytest.raises(ValueError, match=rf"^{field} of confidence must be .*, not {value}$"):
+    with pytest.raises(ValueError, match=rf"^confidence: {field} must be .*, not "):
         Confidence(**{field: value})

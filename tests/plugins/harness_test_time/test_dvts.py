@@ -144,11 +144,11 @@ def test_no_answer_anywhere_is_still_a_text(world):
     ("fields", "said"),
     [
         ({"beams": 0}, "dvts: beams must be at least 1, not 0"),
-        ({"expand": 0}, "dvts: expand must divide beams, which is 16, but is 0"),
-        ({"expand": 3}, "dvts: expand must divide beams, which is 16, but is 3"),
+        ({"expand": 0}, "dvts: expand must be a divisor of beams, which is 16, not 0"),
+        ({"expand": 3}, "dvts: expand must be a divisor of beams, which is 16, not 3"),
         ({"temperature": -0.1}, "dvts: temperature must be 0 or above, not -0.1"),
         ({"temperature": float("nan")}, "dvts: temperature must be 0 or above, not nan"),
-        ({"choose": "sum"}, "dvts: choose must be one of vote, best, not 'sum'"),
+        ({"choose": "sum"}, "dvts: choose must be vote or best, not 'sum'"),
     ],
 )
 def test_fields_out_of_range_are_named(fields, said):

@@ -4,10 +4,10 @@ import pytest
 
 from harness import BudgetSpentError, Run, Scores
 from harness.registry import describe_method
-from harness.toolbox import draw
+from harness.toolbox import asked_to_fix, draw
 from harness_test_time.greedy import Greedy
 from harness_test_time.sampled import Sampled
-from harness_test_time.self_refinement import GuidedRefinement, SelfRefinement, asked_to_fix, harness_methods
+from harness_test_time.self_refinement import GuidedRefinement, SelfRefinement, harness_methods
 from harness_world import rationales, wordings
 from harness_world.problems import Step
 
