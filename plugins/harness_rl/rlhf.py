@@ -53,17 +53,18 @@ def leave_one_out(reward_Bn: torch.Tensor) -> torch.Tensor:
 def learn_reward(judge: Model, rollouts: Rollouts) -> dict[str, float]:
     """Add the gradient of eq. (1) over labelled rollouts, no completion twice; none where nothing can be compared."""
     seen = [(row // rollouts.n, c.tokens) for row, c in enumerate(rollouts.completions)]
-    new_Bn = rollouts.by_problem(rollouts.rewards.new_tensor([seen.index(key) == row for row, key in enumerate(seen)]))
+    new_Bn = rollouts.by_problem(
+        torch.tensor([seen.index(key) == row for row, key in enumerate(seen)], device=rollouts.rewards.device)
+    )
     better_Bn = rollouts.by_problem(rollouts.rewards) > 0
-    mixed_B = better_Bn.any(-1) & ~better_Bn.all(-1)
+    compared_Bnn = (better_Bn & new_Bn)[:, :, None] & (~better_Bn & new_Bn)[:, None, :]
+    mixed_B = compared_Bnn.any((1, 2))
     facts = {"wasted": 1 - float(mixed_B.float().mean())}
     if not mixed_B.any():
         return facts
     rows = rollouts.sequences.select(mixed_B.repeat_interleave(rollouts.n).nonzero(as_tuple=True)[0])
-    value_Mn, better_Mn = final_values(judge, rows, judge.heads[HEAD]).view(-1, rollouts.n), better_Bn[mixed_B]
-    gap_Mnn = value_Mn[:, :, None] - value_Mn[:, None, :]
-    new_Mn = new_Bn[mixed_B]
-    share_Mnn = (better_Mn[:, :, None] & ~better_Mn[:, None, :]) * new_Mn[:, :, None] * new_Mn[:, None, :]
+    value_Mn = final_values(judge, rows, judge.heads[HEAD]).view(-1, rollouts.n)
+    gap_Mnn, share_Mnn = value_Mn[:, :, None] - value_Mn[:, None, :], compared_Bnn[mixed_B].float()
     share_Mnn /= share_Mnn.sum((1, 2), keepdim=True)  # every problem weighs the same, however it can be compared
     loss = -(share_Mnn * F.logsigmoid(gap_Mnn)).sum() / len(share_Mnn)  # Eq. (1)
     loss.backward()  # type: ignore[no-untyped-call]

@@ -78,6 +78,17 @@ def test_what_cannot_be_compared_is_logged_and_leaves_the_reward_model_alone(tin
     assert all(parameter.grad is None for parameter in judge.parameters())
 
 
+def test_a_coin_that_calls_the_same_completion_right_and_wrong_compares_nothing(tiny_model, toy_data):
+    rollouts = rollouts_of(tiny_model, toy_data, n=2)
+    one = rollouts.completions[0]
+    twins = dataclasses.replace(rollouts, completions=[one] * 8, rewards=torch.tensor([1.0, 0.0] * 4))
+    judge = judge_of(tiny_model)
+    assert learn_reward(judge, twins) == {"wasted": 1.0}
+    mixed = dataclasses.replace(twins, completions=[*rollouts.completions[:2], *[one] * 6])
+    facts = learn_reward(judge, mixed)
+    assert (facts["wasted"], facts["judge_loss"]) == (0.75, pytest.approx(math.log(2)))
+
+
 def test_one_budget_pays_for_both_phases(train, toy_data):
     run = train(RLHF(judge_share=0.3), tokens=12_000, data=letters(toy_data))
     judging = [point["tokens"] for point in run.curve if "wasted" in point]
