@@ -126,8 +126,8 @@ class Run:
     open_model: Callable[[str], Model] | None = None
     ledger: Ledger = field(default_factory=Ledger)
     curve: list[dict[str, float]] = field(default_factory=list)
-    judged: dict[Completion, Scores] = field(default_factory=dict)
-    """What the scorer said of the completions that it was asked about."""
+    judged: defaultdict[Completion, list[Scores]] = field(default_factory=lambda: defaultdict(list))
+    """What the scorer said of each completion, once for every time that it was asked."""
     single: str | None = None
     """The first whole sample of the question that was drawn at temperature 1, where one was."""
     stopped: str | None = None
@@ -318,7 +318,8 @@ class Run:
             said = ", ".join(f"{s.total:.3g}" for s in scores)
             msg = f"problem {self.problem_id}: of {len(completions)} completions the scorer said {said or 'nothing'}"
             raise ValueError(msg)
-        self.judged.update(zip(completions, scores, strict=True))
+        for completion, said_of_one in zip(completions, scores, strict=True):
+            self.judged[completion].append(said_of_one)
         return scores
 
 

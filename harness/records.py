@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.bench import Bench
-from harness.contracts import Answer, Completion, Dataset, Problem, StepChecker
+from harness.contracts import Answer, Completion, Dataset, Problem, Scores, StepChecker
 from harness.meter import Run
 from harness.plan import SCHEMA
 from harness.statistics import mean
@@ -90,16 +91,29 @@ def fact(
         "sampled_tokens": ledger.sampled_tokens,
         "scored_tokens": ledger.scored_tokens,
         "flops": ledger.flops,
-        "samples": [sample_fact(dataset, problem, completion, run) for completion in answer.completions],
+        "samples": [
+            sample_fact(dataset, problem, completion, scores)
+            for completion, scores in zip(answer.completions, scores_of(answer.completions, run), strict=True)
+        ],
     }
 
 
-def sample_fact(dataset: Dataset, problem: Problem, completion: Completion, run: Run) -> dict[str, Any]:
+def scores_of(completions: Sequence[Completion], run: Run) -> list[Scores | None]:
+    """What the scorer said of each: equal ones take what was said of them in turns, and share the last of it."""
+    seen: Counter[Completion] = Counter()
+    found: list[Scores | None] = []
+    for completion in completions:
+        said = run.judged.get(completion)
+        found.append(said[min(seen[completion], len(said) - 1)] if said else None)
+        seen[completion] += 1
+    return found
+
+
+def sample_fact(dataset: Dataset, problem: Problem, completion: Completion, scores: Scores | None) -> dict[str, Any]:
     """What is recorded of one sample: its verdict, and where a scorer judged it, what can be held against that."""
     correct, extracted = dataset.verify(problem, completion.text)
-    if completion not in run.judged:
+    if scores is None:
         return {"correct": correct, "answer": extracted}
-    scores = run.judged[completion]
     right = dataset.check_steps(problem, completion.text) if isinstance(dataset, StepChecker) else ()
     return {
         "correct": correct,

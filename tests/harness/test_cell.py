@@ -17,7 +17,7 @@ from harness.config import RunConfig
 from harness.contracts import Answer, Completion, Problem, Scores
 from harness.meter import DivergedError, Run
 from harness.plan import make_plan
-from harness.records import fact, wasted
+from harness.records import fact, scores_of, wasted
 from harness.rows import DataError
 from harness.samples import SharedSamples
 from harness.store import Store
@@ -143,6 +143,14 @@ def test_what_the_scorer_said_is_kept_beside_what_is_true(finished):
     vote = record(finished, "base + self-consistency(samples=4, temperature=1.0)")
     assert vote["spec"]["scorer"] is None
     assert set(vote["answers"][0]["samples"][0]) == {"correct", "answer"}
+
+
+def test_equal_samples_keep_what_was_said_of_each():
+    """A scorer that tosses coins says other things of equal samples; a search that asks once says the same."""
+    one, other = (Completion(text, (1,), (0.0,), "eos") for text in "ab")
+    run = Run(0)
+    run.judged[one] += [Scores(0.1), Scores(0.2)]
+    assert scores_of([one, other, one, one], run) == [Scores(0.1), None, Scores(0.2), Scores(0.2)]
 
 
 def test_the_single_sample_is_the_first_whole_one_at_temperature_1(finished, bench):
@@ -333,7 +341,7 @@ def test_a_fact_is_plain_json():
     json.dumps(found, allow_nan=False)
     assert (found["correct"], found["finish"], found["sampled_correct"]) == (True, "length", False)
     assert found["samples"] == [{"correct": True, "answer": "A: 1"}, {"correct": False, "answer": "x"}]
-    run.judged[completions[1]] = Scores(1 / 3, (0.5, 2 / 3))
+    run.judged[completions[1]].append(Scores(1 / 3, (0.5, 2 / 3)))
     found = fact(Verifier(), Problem("i", "p", "1"), (Answer("A: 1", completions), run), "x", upper_bound=False)
     judged = {"score": 0.333333, "steps": [0.5, 0.666667], "right_steps": []}  # this dataset checks no steps
     assert found["samples"] == [{"correct": True, "answer": "A: 1"}, {"correct": False, "answer": "x", **judged}]

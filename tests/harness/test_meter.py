@@ -186,7 +186,9 @@ def judged(*totals, steps=()):
 def test_scores_are_kept_by_completion():
     run, asked = judged(0.25, 0.75)
     assert run.score("1+1?", asked) == [Scores(0.25), Scores(0.75)]
-    assert run.judged == {asked[0]: Scores(0.25), asked[1]: Scores(0.75)}
+    assert run.judged == {asked[0]: [Scores(0.25)], asked[1]: [Scores(0.75)]}
+    run.score("1+1?", asked)
+    assert run.judged[asked[1]] == [Scores(0.75)] * 2
 
 
 @pytest.mark.parametrize(
