@@ -1,7 +1,8 @@
 """Llama-like modules straight from their weights: what `module(...)` computes, without the work that nobody asked for.
 
-Padding takes part in no matrix product, and only tokens that something is asked of go on from the last layer's
-attention. The plain ops of torch keep track of gradients, so training and decoding read through the same lines.
+Padding takes part in no matrix product, what rows begin with in common is read once where no gradient is wanted, and
+only tokens that something is asked of go on from the last layer's attention. The plain ops of torch keep track of
+gradients, so training and decoding read through the same lines.
 Shapes: R rows, T tokens of the longest, N tokens without padding, C of them chosen; L layers, D width, H heads, K
 key-value heads, E head width, V words.
 """
@@ -91,13 +92,17 @@ def _norm(hidden: torch.Tensor, norm: Any) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Packed:
-    """The N real tokens of R rows that are padded on the right to T: (N,) ids, positions and slots, places in R x T."""
+    """The N tokens to read of R rows that are padded on the right to T: (N,) ids, positions and slots, places in R x T.
+
+    twins: (R T,) which of the N tokens stands at each place, where rows share some; None: each real token is its own.
+    """
 
     ids: torch.Tensor
     positions: torch.Tensor
     slots: torch.Tensor
     rows: int
     width: int
+    twins: torch.Tensor | None = None
 
     @classmethod
     def of(cls, ids_RT: torch.Tensor, mask_RT: torch.Tensor, positions_RT: torch.Tensor) -> Packed:
@@ -105,11 +110,31 @@ class Packed:
         real_RT = mask_RT.bool()
         return cls(ids_RT[real_RT], positions_RT[real_RT], real_RT.view(-1).nonzero()[:, 0], *ids_RT.shape)
 
+    @classmethod
+    def sharing(cls, ids_RT: torch.Tensor, mask_RT: torch.Tensor, positions_RT: torch.Tensor) -> Packed:
+        """Leave out as well what a row has in common with the row before it: all up to where they part."""
+        real_RT, rows, width = mask_RT.bool(), *ids_RT.shape
+        as_before = (ids_RT[1:] == ids_RT[:-1]) & (positions_RT[1:] == positions_RT[:-1]) & real_RT[1:] & real_RT[:-1]
+        new_RT = real_RT.clone()
+        new_RT[1:] &= ~as_before.cumprod(-1).bool()
+        places_RT = torch.arange(rows * width, device=ids_RT.device).view(rows, width)
+        first_RT = torch.where(new_RT, places_RT, 0).cummax(0).values  # the last row above that read it anew
+        number_RT = new_RT.view(-1).cumsum(0) - 1
+        slots = new_RT.view(-1).nonzero()[:, 0]
+        return cls(ids_RT[new_RT], positions_RT[new_RT], slots, rows, width, number_RT[first_RT.view(-1)])
+
     def pad(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, H, E) to (R, H, T, E), zeros in the padding."""
-        if len(self.slots) < self.rows * self.width:
+        """(N, H, E) to (R, H, T, E), with nothing of meaning in the padding."""
+        if self.twins is not None:
+            x = x.index_select(0, self.twins)
+        elif len(self.slots) < self.rows * self.width:
             x = x.new_zeros(self.rows * self.width, *x.shape[1:]).index_copy(0, self.slots, x)
         return x.view(self.rows, self.width, *x.shape[1:]).transpose(1, 2)
+
+    def numbers(self, chosen_RT: torch.Tensor) -> torch.Tensor:
+        """(C,) which of the N tokens stand at the chosen places, row by row."""
+        chosen = chosen_RT.reshape(-1).nonzero()[:, 0]
+        return torch.searchsorted(self.slots, chosen) if self.twins is None else self.twins[chosen]
 
     def unpad(self, x: torch.Tensor) -> torch.Tensor:
         """(R, H, T, E) back to (N, H E)."""
@@ -209,9 +234,11 @@ def read(module: Any, inputs: Mapping[str, torch.Tensor], chosen_RT: torch.Tenso
     """
 
     def forward(**inputs: torch.Tensor) -> tuple[torch.Tensor]:
-        packed = Packed.of(inputs["input_ids"], inputs["attention_mask"], inputs["position_ids"])
+        # Gradients come in small groups of like length, in which rows of one prompt seldom meet.
+        pack = Packed.of if torch.is_grad_enabled() else Packed.sharing
+        packed = pack(inputs["input_ids"], inputs["attention_mask"], inputs["position_ids"])
         weights = Llama(module, packed.width)
-        hidden_CD = weights.read(packed, chosen_RT[inputs["attention_mask"].bool()].nonzero()[:, 0])
+        hidden_CD = weights.read(packed, packed.numbers(chosen_RT))
         return (weights.logits(hidden_CD) if words else weights.normed(hidden_CD),)
 
     module.forward = forward

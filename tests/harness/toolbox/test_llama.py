@@ -47,6 +47,20 @@ def test_values_and_gradients_are_the_modules_own(any_model, monkeypatch, work):
         torch.testing.assert_close(gradient, known[name], rtol=1e-4, atol=1e-5, msg=name)
 
 
+def test_without_gradients_what_rows_begin_with_in_common_is_read_once(any_model, monkeypatch):
+    """Of rows one after another: the prompt, the completion up to where it parts, and nothing behind that."""
+    prompt, other = [1, 5, 6, 7], [1, 5, 6, 8]
+    pairs = [(prompt, [9, 8, 7, 2]), (prompt, [9, 8, 6, 2]), (prompt, [9]), (other, [9, 8, 6, 2]), (prompt, [9, 8, 2])]
+    rows, read, real = collate(any_model, pairs), [], llama.Llama.read
+    monkeypatch.setattr(llama.Llama, "read", lambda self, packed, *a: read.append(packed) or real(self, packed, *a))
+    with torch.no_grad():
+        shared = token_logprobs(any_model, rows), hidden_states(any_model, rows, rows.completion_mask)
+    alone = token_logprobs(any_model, rows), hidden_states(any_model, rows, rows.completion_mask)
+    for ours, expected in zip(shared, alone, strict=True):
+        torch.testing.assert_close(ours, expected.detach(), rtol=1e-5, atol=1e-5)
+    assert [len(packed.ids) for packed in read] == [8 + 2 + 0 + 5 + 4] * 2 + [8 + 8 + 5 + 8 + 7] * 2
+
+
 def test_a_row_without_anything_to_learn_disturbs_no_other(any_model):
     rows = collate(any_model, [*PAIRS, ([1, 5], [])])
     torch.testing.assert_close(
