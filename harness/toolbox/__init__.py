@@ -30,7 +30,7 @@ from harness.toolbox.logprobs import (
     read_completions,
     token_logprobs,
 )
-from harness.toolbox.reward_heads import final_values, ranked_pairs, scalar_head
+from harness.toolbox.reward_heads import final_values, ranked_pairs, read_states, scalar_head
 from harness.toolbox.rollouts import (
     Reward,
     Rollouts,
@@ -120,6 +120,7 @@ __all__ = [
     "ranked_pairs",
     "read_adapter",
     "read_completions",
+    "read_states",
     "roll_out",
     "sample",
     "sample_many",

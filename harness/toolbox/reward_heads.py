@@ -13,7 +13,7 @@ import torch
 from harness.contracts import Completion, Model, Problem
 from harness.meter import Run
 from harness.toolbox.batching import Sequences, TokenPair
-from harness.toolbox.logprobs import hidden_states
+from harness.toolbox.logprobs import hidden_states, read_completions
 
 
 def scalar_head(model: Model, seed: int | None = None, features: int = 0) -> torch.nn.Linear:
@@ -36,6 +36,17 @@ def final_values(model: Model, rows: Sequences, head: torch.nn.Module) -> torch.
     hidden_RD = hidden_states(model, rows, columns_T == rows.lengths[:, None] - 1)
     value_R: torch.Tensor = head(hidden_RD.float()).squeeze(-1)
     return value_R
+
+
+def read_states(model: Model, rows: Sequences) -> tuple[torch.Tensor, torch.Tensor]:
+    """(R, T, D + 2) what a linear head can read at each token, and (R, T) log-probabilities in nats.
+
+    Beside the hidden state: the least and the summed log-probability of the completion's tokens up to there. A model
+    slips where it is unsure, so these two tell more of what is right than all the rest.
+    """
+    hidden_RTD, logprob_RT = read_completions(model, rows)
+    so_far_RT2 = torch.stack([logprob_RT.cummin(-1).values, logprob_RT.cumsum(-1)], -1)  # prompts say 0, the most
+    return torch.cat([hidden_RTD, so_far_RT2], -1), logprob_RT
 
 
 def ranked_pairs(

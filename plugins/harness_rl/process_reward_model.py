@@ -32,7 +32,7 @@ from harness.toolbox import (
     cosine_with_warmup,
     descend,
     draw,
-    read_completions,
+    read_states,
     sample_many,
     scalar_head,
     set_rate,
@@ -59,9 +59,8 @@ def marks(rows: Sequences, ends: Sequence[Sequence[int]]) -> torch.Tensor:
 def step_logits(model: Model, rows: Sequences, ends_RT: torch.Tensor) -> torch.Tensor:
     """(K,) log-odds that all is right so far, where steps end, row after row."""
     with torch.no_grad():
-        hidden_RTD, logprob_RT = read_completions(model, rows)
-    so_far_RT2 = torch.stack([logprob_RT.cummin(-1).values, logprob_RT.cumsum(-1)], -1)  # prompts say 0, the most
-    logit_K: torch.Tensor = model.heads[HEAD](torch.cat([hidden_RTD, so_far_RT2], -1)[ends_RT]).squeeze(-1)
+        state_RTF, _ = read_states(model, rows)
+    logit_K: torch.Tensor = model.heads[HEAD](state_RTF[ends_RT]).squeeze(-1)
     return logit_K
 
 
