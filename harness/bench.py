@@ -10,8 +10,8 @@ from typing import Any
 
 from harness import registry as registries
 from harness.builtin.causal_lm import ADAPTER
-from harness.contracts import Answer, Attacher, Completion, Dataset, Device, Message, Model, Problem, Prompt
-from harness.meter import BudgetSpentError, Run, derive_seed
+from harness.contracts import Answer, Attacher, Completion, Dataset, Device, Message, Model, Preparer, Problem, Prompt
+from harness.meter import BudgetSpentError, Run, Submit, derive_seed
 from harness.plan import find_spec
 from harness.samples import SharedSamples
 from harness.store import Store
@@ -157,6 +157,29 @@ class Desk:
         self.scored += sum(len(completions) for _, _, completions in payloads)
         return results
 
+    def alone(self) -> Submit:
+        """A way to have each request handled at once, by itself."""
+        handlers: dict[str, Callable[[list[Any]], list[Any]]] = {"sample": self.sample, "score": self.score}
+        return lambda kind, payload: handlers[kind]([payload])[0]
+
+    def prepare(self) -> tuple[float, Run] | None:
+        """Let the method look at train and dev; from now on it answers as what it has become.
+
+        Returns the seconds and the run that this took, None for a method that does not prepare itself.
+        """
+        given, spec = self.method, self.bench.spec
+        if not isinstance(given, Preparer):
+            return None
+        data = self.bench.dataset.training()
+        run = Run(self.bench.seed("eval"), max_new_tokens=spec["dataset"]["max_new_tokens"], submit=self.alone())
+
+        def work() -> None:
+            self.method = given.prepare(self.model, data, run)
+
+        with run.pays():
+            seconds = timed(self.bench.device, work)
+        return None if self.method is given else (seconds, run)
+
     def run_for(self, problem: Problem) -> Run:
         """A fresh run for one question."""
         spec = self.bench.spec
@@ -206,5 +229,4 @@ class Desk:
 
     def answer_alone(self, method: Any, problem: Problem) -> tuple[Answer, Run]:
         """Answer one question by itself: the unit of latency."""
-        handlers: dict[str, Callable[[list[Any]], list[Any]]] = {"sample": self.sample, "score": self.score}
-        return self.answer(method, problem, lambda kind, payload: handlers[kind]([payload])[0])
+        return self.answer(method, problem, self.alone())

@@ -17,7 +17,7 @@ from harness.builtin.devices import arithmetic_for
 from harness.contracts import VIEWS, Answer, Model, Problem, TrainingData
 from harness.meter import DivergedError, Run, uncounted
 from harness.plan import SCHEMA
-from harness.records import fact, heading, is_right, training_facts
+from harness.records import fact, heading, is_right, preparation_facts, training_facts
 from harness.rows import DataError
 from harness.samples import SharedSamples
 from harness.timing import time_answers
@@ -134,11 +134,14 @@ def answer_problems(bench: Bench, progress: Progress) -> dict[str, Any]:
     before = desk.model.fingerprint()
     # Not the stage keys alone: the weights themselves say whose samples these are.
     revision = spec["model"]["revision"]
-    desk.shared = SharedSamples(bench.store, hashlib.sha256(f"{revision}{before}{spec['seed']}".encode()).hexdigest())
-    problems = bench.problems()
+    shared = SharedSamples(bench.store, hashlib.sha256(f"{revision}{before}{spec['seed']}".encode()).hexdigest())
+    problems, training = bench.problems(), training_facts(bench)
     with arithmetic_for(desk.model.size):
+        if prepared := desk.prepare():  # by samples of its own: its seconds are what it costs
+            training.append(preparation_facts(desk, *prepared))
+        desk.shared = shared
         answered, singles = answer_and_sample(desk, problems, progress)
-    desk.shared.publish()
+    shared.publish()
     if desk.model.fingerprint() != before:
         msg = f"{spec['method']['name']} changed the weights while answering"
         raise ValueError(msg)
@@ -151,7 +154,7 @@ def answer_problems(bench: Bench, progress: Progress) -> dict[str, Any]:
         **heading(bench, "answers"),
         "answers": rows,
         "ledger": dataclasses.asdict(total.ledger),
-        "training": training_facts(bench),
+        "training": training,
         "seconds": time.perf_counter() - started,
     }
     row = spec["row"]

@@ -294,7 +294,7 @@ def summarise(record: Mapping[str, Any]) -> str:
     if record["kind"] == "answers" and "answers" in record:
         answers = record["answers"]
         lines.append(f"  {sum(a['correct'] for a in answers)} of {len(answers)} right, {record['seconds']:.1f} s")
-        lines += [f"  trained: {t['method']} in {t['seconds']:.1f} s" for t in record["training"]]
+        lines += [f"  {t['role']}: {t['method']} in {t['seconds']:.1f} s" for t in record["training"]]
         lines += [f"  {name}: {config}" for name, config in spec["config"].items()]
         lines += [f"  {a['id']} {'right' if a['correct'] else 'wrong'}: {a['text']!r}" for a in answers[:3]]
     return "\n".join(lines)

@@ -302,6 +302,18 @@ class Answerer(Protocol):
 
 
 @runtime_checkable
+class Preparer(Protocol):
+    """An answerer that looks at train, or tries itself on dev, before the first question."""
+
+    def prepare(self, model: Model, data: TrainingData, run: Run) -> Answerer:
+        """The method that then answers: a frozen dataclass as well, with what was found; `self`, if nothing was.
+
+        Called once a job, without a budget. `run` can sample and score, and its seconds and tokens are a cost of
+        training: paid once for a model and a dataset, and not for a question. No weight may change.
+        """
+
+
+@runtime_checkable
 class Scorer(Protocol):
     """A method that judges completions of a prompt."""
 
@@ -322,6 +334,8 @@ class Method(Protocol):
     """Views of the data it cannot do without, and `scorer` where it asks for scores. None by default."""
     models: ClassVar[tuple[str, ...]]
     """Its fields that name another model: a teacher, a judge. None by default."""
+    trains_policy: ClassVar[bool]
+    """Of a trainer that scores: its checkpoint is a policy as well, which answers like any other. False by default."""
 
 
 @dataclass(frozen=True)

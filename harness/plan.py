@@ -44,7 +44,10 @@ class Pipeline:
         return Pipeline(self.stages[:-1], None, DEFAULT_ANSWER) if self.stages else None
 
     def label(self, options: Mapping[str, Mapping[str, Any]], registry: Registry) -> str:
-        """The canonical expression, with the options that are not the default; it parses back to this pipeline."""
+        """The canonical expression, with the options that are not the default; it parses back to this pipeline.
+
+        Where what trained last is a scorer as well, it stands for its pipelines as a scorer too: see `resolve`.
+        """
 
         def named(name: str) -> str:
             changed = ", ".join(f"{k}={v}" for k, v in sorted(options.get(name, {}).items()))
@@ -72,6 +75,8 @@ class PlannedJob:
 def resolve(text: str, registry: Registry) -> list[Pipeline]:
     """Pipelines that an expression stands for. More than one where a scorer alone is named, or any scorer will do.
 
+    What trains a policy and scores, and stands last with no answer named, is both: the policy's row is the first.
+
     Raises:
         ConfigError: the order makes no sense.
         RegistryError: a name is unknown.
@@ -84,17 +89,19 @@ def resolve(text: str, registry: Registry) -> list[Pipeline]:
     if not expression.from_base:
         [first, *_] = infos or ([answer] if answer else [])
         infos = [registry.method(name) for name in first.after] + infos
-    scorers = [info for info in infos if "score" in info.verbs]
-    policy = [info for info in infos if "score" not in info.verbs]
+    policy, scorers = _roles(infos, asked=answer is None or SCORER in answer.needs)
     _check(text, policy, scorers, answer)
     stages = tuple(info.name for info in policy)
     if answer is not None and SCORER not in answer.needs:
         return [Pipeline(stages, None, answer.name)]
+    plain = Pipeline(tuple(info.name for info in infos), None, find(DEFAULT_ANSWER, registry.methods, "method"))
     if answer is None and not scorers:
-        return [Pipeline(stages, None, find(DEFAULT_ANSWER, registry.methods, "method"))]
+        return [plain]
     answers = [answer] if answer else [i for i in registry.methods.values() if takes_any_scorer(i, registry)]
     judges = scorers or [i for i in registry.methods.values() if "score" in i.verbs]
     found = [Pipeline(stages, judge.name, a.name) for a in answers for judge in judges]
+    if answer is None and scorers[0].trains_policy:
+        found.insert(0, plain)
     if not found:
         msg = f"pipeline {text!r} needs a scorer and none is installed: see `harness ls methods`"
         raise ConfigError(msg)
@@ -103,14 +110,23 @@ def resolve(text: str, registry: Registry) -> list[Pipeline]:
 
 def takes_any_scorer(info: MethodInfo, registry: Registry) -> bool:
     """Whether a method answers by a scorer, and names none that it comes after by default."""
-    own = any("score" in registry.methods[name].verbs for name in info.after if name in registry.methods)
+    _, own = _roles([registry.methods[name] for name in info.after if name in registry.methods], asked=True)
     return SCORER in info.needs and not own
+
+
+def _roles(infos: Sequence[MethodInfo], *, asked: bool) -> tuple[list[MethodInfo], list[MethodInfo]]:
+    """Policy stages and scorers. What can be both is a scorer as the last stage alone, where one is `asked` for."""
+    policy, scorers = list[MethodInfo](), list[MethodInfo]()
+    for place, info in enumerate(infos, 1):
+        as_policy = info.trains_policy and not (asked and place == len(infos))
+        (scorers if "score" in info.verbs and not as_policy else policy).append(info)
+    return policy, scorers
 
 
 def _check(text: str, policy: Sequence[MethodInfo], scorers: Sequence[MethodInfo], answer: MethodInfo | None) -> None:
     problem = ""
     if len(scorers) > 1:
-        problem = "holds more than one scorer"
+        problem = f"holds more than one scorer: {' and '.join(info.name for info in scorers)}"
     elif answer is not None and "answer" not in answer.verbs:
         problem = f"{answer.name} cannot answer, it can {' and '.join(answer.verbs)}"
     elif answer is not None and scorers and SCORER not in answer.needs:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.bench import Bench
+from harness.bench import Bench, Desk
 from harness.contracts import Answer, Completion, Dataset, Problem, Scores, StepChecker
 from harness.meter import Run
 from harness.plan import SCHEMA
@@ -60,6 +61,17 @@ def training_facts(bench: Bench) -> list[dict[str, Any]]:
         {"role": role, **{name: facts.get(name) for name in OF_A_STAGE}, "wasted": wasted(facts)}
         for role, facts in found
     ]
+
+
+def preparation_facts(desk: Desk, seconds: float, run: Run) -> dict[str, Any]:
+    """What a method spent before the first question, as a stage of training, and what it found."""
+    return {
+        "role": "preparation",
+        "method": desk.bench.spec["method"]["name"],
+        "seconds": seconds,
+        "ledger": dataclasses.asdict(run.ledger),
+        "found": repr(desk.method),
+    }
 
 
 def wasted(facts: Mapping[str, Any]) -> float | None:

@@ -68,6 +68,8 @@ class MethodInfo:
     models: tuple[str, ...]
     """Fields that name another model."""
     upper_bound: bool
+    trains_policy: bool
+    """It scores, and what it trained answers as well."""
     summary: str
     fields: Mapping[str, Any]
     """Defaults of the hyper-parameters."""
@@ -149,6 +151,7 @@ def describe_method(cls: type) -> dict[str, Any]:
         "needs": list(getattr(cls, "needs", ())),
         "models": list(getattr(cls, "models", ())),
         "upper_bound": bool(getattr(cls, "upper_bound", False)),
+        "trains_policy": bool(getattr(cls, "trains_policy", False)),
         "summary": doc.strip().split("\n", maxsplit=1)[0],
         "fields": {f.name: f.default for f in dataclasses.fields(cls)},
         "source": hashlib.sha256(inspect.getsource(module).encode()).hexdigest(),

@@ -135,7 +135,7 @@ _COLUMNS = {
         Column("questions/s", _number("throughput_qps"), "when all questions are asked at once", 1),
         Column("tokens/question", _number("tokens_per_question"), "sampled, discarded ones included", 0),
         Column("FLOPs/question", _number("flops"), "estimated, answering"),
-        Column("train s", _number("train_s"), "all stages from the base model on", 1),
+        Column("train s", _number("train_s"), "all stages from the base model on, and what a method prepared", 1),
         Column("train tokens", _number("train_tokens"), "trained, sampled and scored"),
         Column("train FLOPs", _number("train_flops"), "estimated"),
         Column("peak MiB", _number("peak_memory_bytes", 2**20), "highest memory in use"),

@@ -12,7 +12,8 @@ Shapes: B pairs, R = 2B rows, T tokens, W weights. Left out: the pairwise losses
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -56,19 +57,22 @@ def keep_start(model: Model) -> None:
     model.heads[HEAD] = head
 
 
-def kept_start(model: Model) -> Model:
-    """The start as it was, with the weights from the head."""
-    start = frozen_copy(model)
-    weights, flat_W = weights_of(start), model.heads[HEAD].get_parameter("weight").detach()[0]
-    for weight, part in zip(weights, torch.split(flat_W, [weight.numel() for weight in weights]), strict=True):
-        weight.copy_(part.view_as(weight))
-    return start
+@contextmanager
+def at_start(model: Model) -> Iterator[Model]:
+    """Inside, the model has the weights from the head, which are lent, not copied: every question asks for them."""
+    weights, flat_W = weights_of(model), model.heads[HEAD].get_parameter("weight").detach()[0]
+    own = [weight.data for weight in weights]
+    try:
+        for weight, part in zip(weights, torch.split(flat_W, [weight.numel() for weight in weights]), strict=True):
+            weight.data = part.view_as(weight).to(weight.dtype)
+        yield model
+    finally:
+        for weight, data in zip(weights, own, strict=True):
+            weight.data = data
 
 
-def token_rewards(model: Model, start: Model, rows: Sequences, beta: float) -> torch.Tensor:
+def token_rewards(model: Model, start_RT: torch.Tensor, rows: Sequences, beta: float) -> torch.Tensor:
     """(R, T) beta log pi_phi / pi_ref of each token of a completion; 0 elsewhere."""
-    with torch.no_grad():
-        start_RT = token_logprobs(start, rows)
     return beta * (token_logprobs(model, rows) - start_RT)
 
 
@@ -78,7 +82,9 @@ def learn(model: Model, start: Model, rows: Sequences, beta: float) -> dict[str,
     label_R = (rows.index < len(rows) // 2).float()
 
     def loss_sum(group: Sequences) -> torch.Tensor:
-        found_R = token_rewards(model, start, group, beta).sum(-1)
+        with torch.no_grad():
+            start_RT = token_logprobs(start, group)
+        found_R = token_rewards(model, start_RT, group, beta).sum(-1)
         reward_R[group.index] = found_R.detach()
         return F.binary_cross_entropy_with_logits(found_R, label_R[group.index], reduction="sum")
 
@@ -123,7 +129,9 @@ class ImplicitRewardModel:
         del run  # the meter sees the forward passes by itself
         ids = model.encode_prompt(prompt)
         rows = collate(model, [(ids, completion.tokens) for completion in completions])
-        reward_RT, scores = token_rewards(model, kept_start(model), rows, self.beta), []
+        with at_start(model) as start:
+            start_RT = token_logprobs(start, rows)
+        reward_RT, scores = token_rewards(model, start_RT, rows, self.beta), []
         for completion, reward_T, mask_T in zip(completions, reward_RT, rows.completion_mask, strict=True):
             reward_t = reward_T[mask_T]
             so_far_t = reward_t.cumsum(-1).sigmoid()  # the loss made it the chance that the answer is right

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import ClassVar
 
 import torch
@@ -37,6 +36,7 @@ from harness.toolbox import (
     random_reward_twin,
     read_completions,
     roll_out,
+    scalar_head,
     set_rate,
     verified,
 )
@@ -46,16 +46,11 @@ Batch = tuple[Sequences, torch.Tensor, torch.Tensor]
 """Rows, their (R,) rewards and the (R, T) log-probabilities of the reference."""
 
 
-def suffix_sums(values_RT: torch.Tensor) -> torch.Tensor:
-    """(R, T): entry t is the sum of entries t, t + 1, ... of its row."""
-    return values_RT.flip(-1).cumsum(-1).flip(-1)
-
-
 def losses(
     value_RT: torch.Tensor, ratio_RT: torch.Tensor, reward_R: torch.Tensor, mask_RT: torch.Tensor, beta: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Of value and policy. value: of the state that ends with each token; ratio: log pi/pi_ref, 0 outside the mask."""
-    later_RT = (suffix_sums(ratio_RT) - ratio_RT).detach()  # behind each token
+    later_RT = (ratio_RT.flip(-1).cumsum(-1).flip(-1) - ratio_RT).detach()  # S behind each token
     value_error_RT = value_RT + beta * later_RT - reward_R[:, None]
     policy_error_RT = value_RT.detach().roll(1, 1) + beta * (ratio_RT + later_RT) - reward_R[:, None]
     return value_error_RT[states(mask_RT)].square().mean(), policy_error_RT[mask_RT].square().mean()
@@ -78,6 +73,7 @@ class OREO:
     name: ClassVar[str] = "oreo"
     family: ClassVar[str] = "reinforcement-learning"
     after: ClassVar[tuple[str, ...]] = ("cot-sft",)
+    trains_policy: ClassVar[bool] = True
     share: float = 0.4
     """Share of the budget that goes into drawing data."""
     problems: int = 12
@@ -96,10 +92,9 @@ class OREO:
     """Peak learning rate of the value head, which is linear and begins at 0."""
 
     def train(self, model: Model, data: TrainingData, run: Run) -> None:
-        optimizer, head = adamw(model, self.lr), torch.nn.Linear(model.size.width, 1)
-        torch.nn.init.zeros_(head.weight)
+        optimizer, head = adamw(model, self.lr), scalar_head(model)
         torch.nn.init.constant_(head.bias, 0.5)  # the mean reward of as many right rows as wrong ones
-        model.heads[HEAD] = head.to(next(model.module.parameters()).device)
+        model.heads[HEAD] = head
         value_optimizer = torch.optim.AdamW(head.parameters(), weight_decay=0.0)
         for [(rows, reward_R, reference_RT)] in run.batches(self.collect(model, data, run), 1):
             value_RT, logprob_RT = read(model, rows)
@@ -123,7 +118,7 @@ class OREO:
             if run.progress >= self.share:
                 break
             rollouts = roll_out(model, problems, run, self.samples, reward)
-            kept = sorted(chain.from_iterable(contrasts(rollouts, self.kept)))
+            kept = sorted(row for pair in contrasts(rollouts, self.kept) for row in pair)
             run.log(**rollouts.facts(), wasted=1 - len(kept) / len(rollouts.completions))
             if kept:
                 rows = rollouts.sequences.select(torch.tensor(kept, device=rollouts.rewards.device))

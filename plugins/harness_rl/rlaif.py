@@ -4,9 +4,8 @@ Papers: Lee et al. 2023, arXiv:2309.00267 (a judge's soft preferences, averaged 
 Guo et al. 2024, arXiv:2402.04792, for learning from them by online DPO instead of a reward model. With s in [-1, 1] the
 judge's P(first) - P(second), and h the difference of the two SUMMED log-ratios to the start,
 L = - (1 + s)/2 log sigmoid(beta h) - (1 - s)/2 log sigmoid(- beta h).
-The judge compares in one of two ways. `scores`: its own mean log-probability a token of each completion, read one at a
-time, so that both orders agree by construction; a small judge can do no more, and a mean does not pay for brevity.
-`tokens`: its next word, 1 or 2, after a prompt with both candidates, for judges that follow instructions.
+The judge compares by `scores`, its mean log-probability a token of each completion: both orders agree, and brevity is
+not paid for. Or, if it follows instructions, by `tokens`: its next word, 1 or 2, after a prompt with both candidates.
 What cannot be judged is a tie: a next word that is neither, a text that does not fit, or twice the same completion.
 Data: problems; the verifier is watched beside the judge, never learnt from. Trains: every weight.
 Cost: two completions a problem drawn, and read by policy and start; what the judge reads is booked, not budgeted.
@@ -26,6 +25,7 @@ from harness.toolbox import (
     Judge,
     Rollouts,
     adamw,
+    check_fields,
     coin,
     compare_by_scores,
     compare_by_tokens,
@@ -89,6 +89,9 @@ class RLAIF:
     lr: float = 1e-4
     """Peak learning rate; suits models of a million parameters."""
 
+    def __post_init__(self) -> None:
+        check_fields(self, ("compare", self.compare in ("scores", "tokens"), "scores or tokens"))
+
     def train(self, model: Model, data: TrainingData, run: Run) -> None:
         judge, start, optimizer = self.open_judge(run), frozen_copy(model), adamw(model, self.lr)
         for batch in run.batches(data.problems, self.problems):
@@ -101,7 +104,6 @@ class RLAIF:
             unsaid = float(torch.cat([forth_B, back_B]).isnan().float().mean())
             facts = rollouts.facts() | agreement(preference_B, rollouts) | {"flips": flips, "unsaid": unsaid}
             [kept] = preference_B.nonzero(as_tuple=True)  # a tie asks for nothing
-            facts["wasted"] = 1 - len(kept) / len(batch)
             if len(kept):
                 rows = rollouts.sequences.select(torch.cat([2 * kept, 2 * kept + 1]))
                 with torch.no_grad():
@@ -113,17 +115,14 @@ class RLAIF:
                 # The rows are the policy's own, so the mean of their log-ratios estimates its KL to the start.
                 facts |= {"loss": loss.item(), "kl": float(ratio_R.detach().sum()) / rows.tokens}
                 hold(run, facts["kl"])
-            run.log(**facts)
+            run.log(**facts, wasted=1 - len(kept) / len(batch))
 
     def open_judge(self, run: Run) -> Judge:
         """What compares the two completions of each problem."""
         judge = run.model(self.judge)
         if self.compare == "tokens":
             return lambda rollouts: compare_by_tokens(judge, rollouts)
-        if self.compare == "scores":
-            return lambda rollouts: compare_by_scores(judge, rollouts, self.cue, self.temperature)
-        msg = f"compare must be 'scores' or 'tokens', not {self.compare!r}"
-        raise ValueError(msg)
+        return lambda rollouts: compare_by_scores(judge, rollouts, self.cue, self.temperature)
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,8 @@
 
 Paper: Schulman et al. 2015, arXiv:1502.05477, app. C: raise mean rho A, rho = pi / pi_old, while mean KL(pi_old || pi)
 <= delta. With g the gradient of the one and F the Hessian of the other, conjugate gradient solves F v = g, the step is
-sqrt(2 delta / v^T F v) v, and a line search shortens it until both hold in fact. Means are over TOKENS, the KL over the
-whole vocabulary. A is the reward less its group's mean: no value network. Data: problems and their verifier.
-Trains: the last `linears` linear layers (attention, MLP) alone: F acts on their weights, all else is frozen.
+sqrt(2 delta / v^T F v) v, and a line search shortens it until both hold in fact. A is the reward less its group's mean:
+no value network. Data: problems and their verifier. Trains: the last `linears` linear layers (attention, MLP) alone.
 Cost: sampling; a trained pass over groups whose rewards differ, a scored one a try of the line search, and a trained
 one over `fisher_rows` rows a product F v, read anew so that it is counted (all but its second backward pass).
 Shapes: R rows, K completion tokens, V words, P weights. Left out: a KL to the start, learning rates (delta rules).
@@ -18,7 +17,7 @@ from typing import ClassVar
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.utils import parameters_to_vector as flat
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from harness import Model, Run, TrainingData, hookimpl
 from harness.toolbox import (
@@ -35,21 +34,11 @@ from harness.toolbox import (
 
 BACKTRACK, TRIES = 0.8, 10
 """The line search: what each try leaves of the step, and how many there are at most."""
-
 Weights = Sequence[torch.Tensor]
 
 
-@torch.no_grad()
-def place(weights: Weights, vector_P: torch.Tensor) -> None:
-    """Set the weights to a vector's numbers, bit for bit."""
-    for weight, part in zip(weights, torch.split(vector_P, [w.numel() for w in weights]), strict=True):
-        weight.copy_(part.view_as(weight))
-
-
-def conjugate_gradient(
-    product: Callable[[torch.Tensor], torch.Tensor], target_P: torch.Tensor, iterations: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """(v, F v) of the v that comes nearest to F v = target with so many products."""
+def conjugate_gradient(product: Callable[..., torch.Tensor], target_P: torch.Tensor, iterations: int) -> torch.Tensor:
+    """(P,) the v that comes nearest to F v = target with so many products; whatever is left, v^T F v = v^T target."""
     solution_P, residual_P, direction_P = torch.zeros_like(target_P), target_P, target_P
     first = square = target_P @ target_P
     for _ in range(iterations):
@@ -60,7 +49,7 @@ def conjugate_gradient(
         solution_P, residual_P = solution_P + length * direction_P, residual_P - length * product_P
         before, square = square, residual_P @ residual_P
         direction_P = residual_P + square / before * direction_P
-    return solution_P, target_P - residual_P
+    return solution_P
 
 
 def read(model: Model, rows: Sequences) -> torch.Tensor:
@@ -77,15 +66,15 @@ def mean_gain(rows: Sequences, advantage_R: torch.Tensor, old_KV: torch.Tensor, 
     """(rho - 1) A: by how much rho A, a token, is above the old policy's."""
     row_K, column_K = rows.completion_mask.nonzero(as_tuple=True)
     logratio_K = (new_KV - old_KV).gather(-1, rows.input_ids[row_K, column_K, None]).squeeze(-1)
-    return ((logratio_K.exp() - 1) * advantage_R[rows.index[row_K]]).mean()
+    return ((logratio_K.exp() - 1) * advantage_R[row_K]).mean()
 
 
 def fisher_product(model: Model, rows: Sequences, weights: Weights, vector_P: torch.Tensor) -> torch.Tensor:
     """F v = grad( (grad KL)^T v ) where the policy stands: KL and gradient are 0 there, and the Hessian is F."""
     with sdpa_kernel(SDPBackend.MATH):  # fused attention kernels have no second backward pass
         new_KV = read(model, rows)
-        slope_P = flat(torch.autograd.grad(mean_kl(new_KV.detach(), new_KV), weights, create_graph=True))
-        return flat(torch.autograd.grad(slope_P @ vector_P, weights))
+        grad_P = parameters_to_vector(torch.autograd.grad(mean_kl(new_KV.detach(), new_KV), weights, create_graph=True))
+        return parameters_to_vector(torch.autograd.grad(grad_P @ vector_P, weights))
 
 
 @dataclass(frozen=True)
@@ -112,12 +101,13 @@ class TRPO:
         reward, start, weights = self.reward(data, run), frozen_copy(model), self.unfreeze(model)
         for number, batch in enumerate(run.batches(data.problems, self.problems)):
             rollouts = roll_out(model, batch, run, self.samples, reward)
-            facts = drift(model, start, rollouts, number, run)
-            reward_Bn = rollouts.by_problem(rollouts.rewards)
-            advantage_Bn = reward_Bn - reward_Bn.mean(-1, keepdim=True)
-            wasted = float((advantage_Bn == 0).all(-1).float().mean())  # groups that taught nothing
-            facts |= self.step(model, weights, rollouts.sequences, advantage_Bn.view(-1))
-            run.log(**rollouts.facts(), **facts, wasted=wasted)
+            facts = rollouts.facts() | drift(model, start, rollouts, number, run)
+            mean_B = rollouts.by_problem(rollouts.rewards).mean(-1)
+            advantage_R = rollouts.rewards - mean_B.repeat_interleave(rollouts.n)
+            [kept] = (advantage_R.ne(0) & rollouts.lengths.ne(0)).nonzero(as_tuple=True)
+            if len(kept):  # else the rewards of every group are equal
+                facts |= self.step(model, weights, rollouts.sequences.select(kept), advantage_R[kept])
+            run.log(**facts, wasted=1 - len(kept) / len(advantage_R))
 
     def unfreeze(self, model: Model) -> Weights:
         """The weights that train, once all others are frozen."""
@@ -128,28 +118,23 @@ class TRPO:
 
     def step(self, model: Model, weights: Weights, rows: Sequences, advantage_R: torch.Tensor) -> dict[str, float]:
         """Move the weights, or leave them as they were, bit for bit."""
-        [kept] = (advantage_R.ne(0) & rows.completion_mask.any(-1)).nonzero(as_tuple=True)
-        if not len(kept):
-            return {"accepted": 0.0}
-        some = rows.select(kept[torch.linspace(0, len(kept) - 1, min(self.fisher_rows, len(kept))).long()])
-        rows = rows.select(kept)
+        some = rows.select(torch.linspace(0, len(rows) - 1, min(self.fisher_rows, len(rows))).long())
         new_KV = read(model, rows)
         old_KV = new_KV.detach()
-        slope_P = flat(torch.autograd.grad(mean_gain(rows, advantage_R, old_KV, new_KV), weights))
-        natural_P, image_P = conjugate_gradient(
+        slope_P = parameters_to_vector(torch.autograd.grad(mean_gain(rows, advantage_R, old_KV, new_KV), weights))
+        natural_P = conjugate_gradient(
             lambda v: fisher_product(model, some, weights, v) + self.damping * v, slope_P, self.iterations
         )
-        start_P, curvature = flat(weights).detach(), float(natural_P @ image_P)
-        facts = {"accepted": 0.0, "gradient": float(slope_P.norm())}
+        start_P, curvature = parameters_to_vector(weights).detach(), float(natural_P @ slope_P)
         for tries in range(TRIES if curvature > 0 else 0):  # v^T F v: without a metric there is no trust region
-            place(weights, start_P + BACKTRACK**tries * (2 * self.delta / curvature) ** 0.5 * natural_P)
+            vector_to_parameters(start_P + BACKTRACK**tries * (2 * self.delta / curvature) ** 0.5 * natural_P, weights)
             with torch.no_grad():
                 new_KV = read(model, rows)
             gain, kl = float(mean_gain(rows, advantage_R, old_KV, new_KV)), float(mean_kl(old_KV, new_KV))
             if gain > 0 and kl <= self.delta:
-                return facts | {"accepted": 1.0, "gain": gain, "step_kl": kl, "tries": tries + 1}
-        place(weights, start_P)
-        return facts
+                return {"accepted": 1.0, "gain": gain, "step_kl": kl, "tries": tries + 1}
+        vector_to_parameters(start_P, weights)
+        return {"accepted": 0.0}
 
     def reward(self, data: TrainingData, run: Run) -> Reward:
         """What a completion is worth."""

@@ -12,6 +12,7 @@ from harness import cell
 from harness import registry as registries
 from harness.bench import Bench, Desk
 from harness.builtin.causal_lm import CausalLM
+from harness.builtin.metrics import cost
 from harness.cell import Tally, check_views, check_weights, execute, loss_on
 from harness.config import RunConfig
 from harness.contracts import Answer, Completion, Problem, Scores
@@ -239,6 +240,7 @@ def test_no_method_sees_the_reference_answer(bench):
     """Everything that reaches an `answer` verb is searched for the key that was planted."""
     planted = "4242424242"
     problem = dataclasses.replace(bench.problems()[0], answer=planted, rationale=planted, steps=(planted,))
+    bench.dataset = dataclasses.replace(bench.dataset, test=[problem])
     seen = []
 
     class Spy:
@@ -295,6 +297,133 @@ def test_a_method_that_changes_the_model_while_answering_fails(bench, monkeypatc
     with pytest.raises(ValueError, match="changed the weights"):
         execute(bench.spec, silent)
     assert not list(Path(bench.spec["store"]).glob("cells/*.json"))
+
+
+# -- what a method does before the first question
+
+
+@dataclasses.dataclass(frozen=True)
+class Looks:
+    """Samples one dev problem and has it judged where it can; then it says of what it knows, and how it samples."""
+
+    seen: list
+    scored: bool = False
+    temperature: float = 0.0
+    found: str = ""
+
+    def prepare(self, model, data, run):
+        problem = data.dev[0]
+        request = SampleRequest(tuple(model.encode_prompt(problem.prompt)), tuple(run.next_draws("d", 2)), 1.0, 8)
+        [completions] = run.submit("sample", (run, model, [request]))
+        scores = run.score(problem.prompt, completions) if self.scored else []
+        self.seen.append((run, data, completions, scores))
+        return dataclasses.replace(self, found=problem.id)
+
+    def answer(self, model, prompt, run):
+        self.seen.append(self)
+        return Answer(f"A: {self.found} {self.temperature}")
+
+
+@pytest.fixture
+def instead(monkeypatch):
+    """`instead(method)`: what answers in place of the method that a spec names."""
+
+    def go(method):
+        real = Bench.method
+        monkeypatch.setattr(
+            Bench, "method", lambda self, part: method if part is self.spec["method"] else real(self, part)
+        )
+        return method
+
+    return go
+
+
+def test_a_method_prepares_itself_once_and_the_row_pays_for_it_as_for_training(bench, instead):
+    method = instead(Looks([]))
+    execute(bench.spec, silent)
+    (run, data, _, _), *askers = method.seen
+    assert run.budget is None
+    assert list(data.dev) == list(bench.dataset.training().dev)
+    assert [asker.found for asker in askers] == [data.dev[0].id] * 4  # two questions, by the method and by its twin
+    assert sorted(asker.temperature for asker in askers) == [0.0, 0.0, 1.0, 1.0]
+    [facts] = Store(Path(bench.spec["store"])).records("answers")
+    assert {answer["text"] for answer in facts["answers"]} == {f"A: {data.dev[0].id} 0.0"}
+    [training] = facts["training"]
+    assert (training["role"], training["method"]) == ("preparation", "greedy")
+    assert f"found='{data.dev[0].id}'" in training["found"]
+    assert training["ledger"] == dataclasses.asdict(run.ledger)
+    figures = cost(facts)
+    assert figures["train_s"] == training["seconds"] > 0
+    assert figures["train_tokens"] == run.ledger.prompt_tokens + run.ledger.sampled_tokens > 0
+    assert figures["tokens_per_question"] == 0
+    assert not list((Path(bench.spec["store"]) / "samples").glob("*"))  # they are of no use to other methods
+
+
+def test_a_timed_method_is_prepared_before_the_clock_runs(bench, instead):
+    method = instead(Looks([]))
+    execute({**bench.spec, "kind": "timing"}, silent)
+    prepared, *askers = method.seen
+    assert isinstance(prepared, tuple)
+    assert all(asker.found for asker in askers)
+    assert len(askers) == 2 + 2 + 2  # warm-up, one by one, all at once
+
+
+def test_what_is_prepared_can_be_judged(tmp_path, registry, instead):
+    plan = make_plan(RunConfig(pipelines=("base > random-score + best-of-n",), limit=1), registry, "cpu")
+    job = next(job for job in plan.jobs if job.kind == "answers" and job.spec["scorer"])
+    method = instead(Looks([], scored=True))
+    desk = Desk.open(Bench.open({**job.spec, "key": job.key, "store": str(tmp_path)}), job.spec["method"])
+    seconds, run = desk.prepare()
+    _, _, completions, scores = method.seen[0]
+    assert [run.judged[completion] for completion in completions] == [[score] for score in scores]
+    assert desk.method.found
+    assert desk.scored == 2
+    assert seconds > 0
+
+
+def test_a_method_that_finds_nothing_to_prepare_costs_nothing(bench, instead, monkeypatch):
+    monkeypatch.setattr(Looks, "prepare", lambda self, model, data, run: self)
+    instead(Looks([]))
+    execute(bench.spec, silent)
+    [facts] = Store(Path(bench.spec["store"])).records("answers")
+    assert facts["training"] == []
+
+
+def test_a_method_that_changes_the_model_while_it_prepares_fails(bench, instead, monkeypatch):
+    def vandal(self, model, data, run):
+        next(model.parameters()).data += 1
+        return self
+
+    monkeypatch.setattr(Looks, "prepare", vandal)
+    instead(Looks([]))
+    with pytest.raises(ValueError, match="changed the weights"):
+        execute(bench.spec, silent)
+
+
+def test_the_same_seed_prepares_the_same(bench, instead):
+    drawn = []
+    for _ in range(2):
+        method = instead(Looks([]))
+        Desk.open(bench, bench.spec["method"]).prepare()
+        drawn.append(method.seen[0][2])
+    assert drawn[0] == drawn[1]
+
+
+def test_no_preparation_sees_a_reference_answer_of_test(bench, instead):
+    """All that `prepare` is given is searched for the key that was planted in every test problem."""
+    planted = "4242424242"
+    keyed = [dataclasses.replace(p, answer=planted, rationale=planted, steps=(planted,)) for p in bench.problems()]
+    bench.dataset = dataclasses.replace(bench.dataset, test=keyed)
+    method = instead(Looks([]))
+    desk = Desk.open(bench, bench.spec["method"])
+    desk.prepare()
+    run, data, *_ = method.seen[0]
+    views = {
+        field.name: list(view) for field in dataclasses.fields(data) if not callable(view := getattr(data, field.name))
+    }
+    assert len(views["problems"]) > len(views["dev"]) > 0
+    assert planted not in repr((views, run.__dict__))
+    assert not {problem.prompt for problem in keyed} & {p.prompt for p in (*data.problems, *data.dev)}
 
 
 def test_a_stage_must_change_weights_and_leave_them_finite(tiny_model):

@@ -10,9 +10,11 @@ from harness.plan import Pipeline, make_plan, parse_options, pipelines, resolve
 from harness.registry import MethodInfo, Registry, RegistryError
 
 
-def info(name, verbs, *, after=(), needs=(), models=(), fields=None, family="test-time", upper_bound=False):
-    told = (name, family, verbs, after, needs, models, upper_bound, "", fields or {})
-    return MethodInfo(*told, f"sha-{name}", "m", "d", "1")
+def info(name, verbs, *, after=(), needs=(), models=(), fields=None, family="test-time", **marks):
+    marked = {"upper_bound": False, "trains_policy": False, **marks}
+    told = {"name": name, "family": family, "verbs": verbs, "after": after, "needs": needs, "models": models}
+    origin = {"source": f"sha-{name}", "module": "m", "distribution": "d", "version": "1"}
+    return MethodInfo(**told, **marked, summary="", fields=fields or {}, **origin)
 
 
 METHODS = [
@@ -23,6 +25,7 @@ METHODS = [
     info("choose", ("answer",), after=("think",), needs=("scorer",)),
     info("judge", ("train", "score"), after=("think",)),
     info("coin", ("score",), after=("think",), family="control"),
+    info("both", ("train", "score"), after=("think",), family="reinforcement-learning", trains_policy=True),
     info("beams", ("answer",), after=("think", "judge"), needs=("scorer",)),
     info("key", ("answer",), after=("think",), upper_bound=True),
 ]
@@ -61,7 +64,7 @@ def config(*texts, **changes):
         ("beams", [Pipeline(("think",), "judge", "beams")]),  # it names its scorer, and none else is tried
         ("think > coin + beams", [Pipeline(("think",), "coin", "beams")]),
         ("think > judge + choose", [Pipeline(("think",), "judge", "choose")]),
-        ("choose", [Pipeline(("think",), "judge", "choose"), Pipeline(("think",), "coin", "choose")]),
+        ("choose", [Pipeline(("think",), judge, "choose") for judge in ("judge", "coin", "both")]),
         ("judge", [Pipeline(("think",), "judge", "choose")]),
         ("base > coin + choose", [Pipeline((), "coin", "choose")]),
     ],
@@ -71,12 +74,72 @@ def test_what_an_expression_stands_for(registry, text, expected):
 
 
 @pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("both", [Pipeline(("think", "both"), None, "greedy"), Pipeline(("think",), "both", "choose")]),
+        ("base > both", [Pipeline(("both",), None, "greedy"), Pipeline((), "both", "choose")]),
+        ("both + greedy", [Pipeline(("think", "both"), None, "greedy")]),
+        ("both + vote", [Pipeline(("think", "both"), None, "vote")]),
+        ("both > prefer", [Pipeline(("think", "both", "prefer"), None, "greedy")]),
+        ("both > prefer + vote", [Pipeline(("think", "both", "prefer"), None, "vote")]),
+        ("both + choose", [Pipeline(("think",), "both", "choose")]),
+        ("both + beams", [Pipeline(("think",), "both", "beams")]),
+        ("both > judge", [Pipeline(("think", "both"), "judge", "choose")]),
+        ("both > judge + choose", [Pipeline(("think", "both"), "judge", "choose")]),
+        ("both > coin + choose", [Pipeline(("think", "both"), "coin", "choose")]),
+        ("both > both + choose", [Pipeline(("think", "both"), "both", "choose")]),
+        (
+            "both > prefer + choose",  # another stage came after it: no scorer is named
+            [Pipeline(("think", "both", "prefer"), judge, "choose") for judge in ("judge", "coin", "both")],
+        ),
+    ],
+)
+def test_what_trains_a_policy_and_scores_is_what_its_place_asks_for(registry, text, expected):
+    assert resolve(text, registry) == expected
+    for pipeline in expected:  # its label comes back to it; that of the policy brings what it scores as well
+        first, *others = resolve(pipeline.label({}, registry), registry)
+        assert first == pipeline
+        assert bool(others) is (pipeline.stages[-1:] == ("both",) and pipeline.answer == "greedy")
+        assert all(other.scorer == "both" for other in others)
+
+
+def test_a_policy_that_scores_is_trained_once_for_all_its_rows(registry):
+    plan = make_plan(config("both", "both + vote"), registry, "cpu")
+    assert plan.rows == ("base", "think", "think > both", "think > both + choose", "think > both + vote")
+    [both] = [job.key for job in plan.jobs if job.kind == "stage" and job.spec["method"]["name"] == "both"]
+    answers = {job.spec["row"]["pipeline"]: job for job in plan.jobs if job.kind == "answers"}
+    policy, scorer = answers["think > both"].spec, answers["think > both + choose"].spec
+    assert policy["policy"][-1] == scorer["scorer"]["stage"] == both
+    assert policy["policy"][:-1] == scorer["policy"]
+    assert (policy["scorer"], policy["row"]["method"], policy["row"]["start"]) == (None, "both", "think")
+    assert (scorer["row"]["method"], scorer["row"]["start"]) == ("choose", "think")
+
+
+def test_without_a_method_that_takes_any_scorer_what_trains_a_policy_has_its_own_row(registry):
+    rest = {name: method for name, method in registry.methods.items() if name != "choose"}
+    assert resolve("both", FakeRegistry((), rest, registry.others)) == [Pipeline(("think", "both"), None, "greedy")]
+
+
+def test_a_method_that_comes_after_a_policy_that_scores_names_it_as_its_scorer_only_where_it_is_last(registry):
+    seek = info("seek", ("answer",), after=("think", "both"), needs=("scorer",))
+    roam = info("roam", ("answer",), after=("both", "prefer"), needs=("scorer",))
+    other = FakeRegistry((), {**registry.methods, "seek": seek, "roam": roam}, registry.others)
+    assert resolve("seek", other) == [Pipeline(("think",), "both", "seek")]
+    assert resolve("roam", other)[0] == Pipeline(("both", "prefer"), "judge", "roam")
+    assert [p.answer for p in resolve("judge", other)] == ["choose", "roam"]
+
+
+@pytest.mark.parametrize(
     ("text", "word"),
     [
         ("think > vote", "put it after a"),
         ("think + prefer", "cannot answer"),
-        ("judge > coin + choose", "more than one scorer"),
+        ("judge > coin + choose", "more than one scorer: judge and coin"),
+        ("judge > both + choose", "more than one scorer: judge and both"),
+        ("judge > both", "more than one scorer: judge and both"),
         ("judge + vote", "uses no scorer"),
+        ("judge > both + vote", "uses no scorer, judge would be trained for nothing"),
+        ("think + both", "both cannot answer, it can train and score"),
     ],
 )
 def test_orders_that_make_no_sense(registry, text, word):
@@ -126,7 +189,7 @@ def test_no_stage_is_planned_twice_and_each_comes_after_what_it_needs(registry):
     for number, job in enumerate(jobs):
         assert set(job.after) <= set(keys[:number])
     stages = [job.spec["method"]["name"] for job in jobs if job.kind == "stage"]
-    assert sorted(stages) == ["judge", "prefer", "think"]
+    assert sorted(stages) == ["both", "judge", "prefer", "think"]
     assert [job.kind for job in jobs].index("timing") > max(i for i, job in enumerate(jobs) if job.kind == "answers")
 
 

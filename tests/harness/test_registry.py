@@ -70,6 +70,18 @@ def test_a_plugin_of_another_distribution_is_found(install):
     assert registries.build_method(info, {"times": 2}).answer(None, "ab", None).text == "abab"
 
 
+def test_a_method_that_marks_itself_is_marked_from_the_cache_as_well(install, monkeypatch):
+    mark = 'family: ClassVar[str] = "test-time"\n    trains_policy: ClassVar[bool] = True'
+    install("both", METHOD.format(name="both").replace('family: ClassVar[str] = "test-time"', mark))
+    install("echo", METHOD.format(name="echo"))
+    assert registries.load().method("both").trains_policy is True
+    monkeypatch.setattr(registries, "scan", lambda *_: 1 / 0)
+    again = registries.load()
+    assert again.method("both").trains_policy is True
+    assert again.method("echo").trains_policy is False
+    assert "trains_policy" not in again.method("both").fields
+
+
 def test_hostile_plugins_are_a_line_each_and_nothing_more(install):
     for name, source in HOSTILE.items():
         install(name, source)

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from harness import Completion, Run
-from harness.toolbox import collate, completion_logprob, frozen_copy
+from harness.toolbox import collate, completion_logprob, frozen_copy, token_logprobs
 from harness_rl import implicit_reward_model as module
 from harness_rl.implicit_reward_model import (
     HEAD,
     ImplicitRewardModel,
+    at_start,
     keep_start,
-    kept_start,
     learn,
     token_rewards,
     whole_steps,
@@ -56,6 +56,11 @@ def scores(model, *completions, **options):
     return ImplicitRewardModel(**options).score(model, "1+1?", completions, Run(0))
 
 
+def same_weights(one, two):
+    ours, theirs = one.module.state_dict(), two.module.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
 def reward(chance):
     """The r of a score, which is sigmoid(r)."""
     return math.log(chance / (1 - chance))
@@ -94,7 +99,8 @@ def test_steps_add_up_to_the_whole_and_are_sums_over_their_tokens(judge, start):
     [score] = scores(judge, completion(judge, TEXT))
     pieces = ["T: 10+12=22.", " 22/2=11.", "\nA: 11"]  # a token a character, and `eos` behind the last
     rows = collate(judge, [(judge.encode_prompt("1+1?"), judge.encode_completion(TEXT))])
-    reward_T = token_rewards(judge, start, rows, 0.05)[0][rows.completion_mask[0]].detach()
+    with torch.no_grad():
+        reward_T = token_rewards(judge, token_logprobs(start, rows), rows, 0.05)[0][rows.completion_mask[0]]
     ends = [12, 21, len(TEXT) + 1]
     assert [len("".join(pieces[: k + 1])) for k in range(3)] == [12, 21, len(TEXT)]
     wanted = [reward_T[a:b].sum().item() for a, b in zip([0, *ends], ends, strict=False)]
@@ -128,9 +134,9 @@ def test_later_steps_change_nothing_and_nor_do_other_rows(judge):
 def test_the_start_outlives_a_checkpoint(judge, start, tmp_path):
     judge.save(tmp_path)
     again = judge.restore(tmp_path)
-    assert kept_start(again).module.state_dict().keys() == start.module.state_dict().keys()
-    for name, weight in kept_start(again).module.state_dict().items():
-        assert torch.equal(weight, start.module.state_dict()[name])
+    with at_start(again) as kept:
+        assert same_weights(kept, start)
+    assert same_weights(again, judge)
     one, two = (scores(model, completion(model, TEXT)) for model in (judge, again))
     assert one == two
     assert one[0].total != 0.5
@@ -143,8 +149,42 @@ def test_the_start_of_another_family_is_kept_whole(any_model):
     keep_start(any_model)
     for weight in any_model.module.parameters():
         torch.nn.init.ones_(weight)
-    kept = kept_start(any_model)
-    assert all(torch.equal(a, b) for a, b in zip(kept.module.parameters(), start.module.parameters(), strict=True))
+    with at_start(any_model) as kept:
+        assert same_weights(kept, start)
+    assert all(bool((weight == 1).all()) for weight in any_model.module.parameters())
+    saids = completion(any_model, TEXT), completion(any_model, "A: 9")
+    keep_start(any_model)  # as if it had never been anything else: to the last bit, both read the same
+    assert {score.total for score in scores(any_model, *saids)} == {0.5}
+
+
+def test_the_policy_gets_its_weights_back_whatever_happens_at_the_start(judge):
+    before, weights = judge.fingerprint(), [weight.data_ptr() for weight in judge.module.parameters()]
+    with pytest.raises(KeyboardInterrupt), at_start(judge):
+        raise KeyboardInterrupt
+    assert judge.fingerprint() == before
+    assert [weight.data_ptr() for weight in judge.module.parameters()] == weights
+
+
+def test_no_model_is_copied_for_a_question_and_each_is_judged_by_the_weights_of_now(judge, monkeypatch):
+    said = completion(judge, TEXT)
+    monkeypatch.setattr(type(judge), "clone", lambda self: 1 / 0)
+    [first] = scores(judge, said)
+    with torch.no_grad():
+        for weight in judge.module.parameters():
+            weight.add_(0.02)
+    [moved] = scores(judge, said)
+    assert moved != first
+    with torch.no_grad():
+        judge.heads[HEAD].weight.copy_(torch.cat([weight.flatten() for weight in judge.module.parameters()])[None])
+    assert scores(judge, said)[0].total == 0.5
+
+
+def test_weights_in_bfloat16_are_lent_in_bfloat16(tiny_model):
+    tiny_model.module.bfloat16()
+    keep_start(tiny_model)
+    with at_start(tiny_model) as kept:
+        assert {weight.dtype for weight in kept.module.parameters()} == {torch.bfloat16}
+    assert scores(tiny_model, completion(tiny_model, TEXT))[0].total == 0.5
 
 
 def test_scoring_changes_no_weight_and_counts_both_models(judge):
@@ -209,7 +249,8 @@ def test_the_start_samples_and_is_the_reference_and_never_moves(train, tiny_mode
     train(ImplicitRewardModel(samples=8, problems=4), tokens=8000, data=sevens)
     assert len(seen) > 2
     assert set(seen) == {before}
-    assert all(torch.equal(weights[k], v) for k, v in kept_start(tiny_model).module.state_dict().items())
+    with at_start(tiny_model) as kept:
+        assert all(torch.equal(weights[k], v) for k, v in kept.module.state_dict().items())
     assert any(not torch.equal(weights[k], v) for k, v in tiny_model.module.state_dict().items())
     assert not tiny_model.heads[HEAD].weight.requires_grad
 

@@ -7,9 +7,12 @@ import pytest
 import torch
 
 from harness import Completion, Run
+from harness import registry as registries
+from harness.plan import Pipeline, resolve
 from harness.toolbox import collate, frozen_copy, roll_out, token_logprobs, verified
 from harness_rl import oreo
-from harness_rl.oreo import HEAD, OREO, OREORandomReward, losses, read, suffix_sums
+from harness_rl.dpo import DPO
+from harness_rl.oreo import HEAD, OREO, OREORandomReward, losses, read
 
 PAIRS = [([1, 5, 6, 7], [8, 9, 2]), ([1, 5], [9, 2]), ([1, *range(30, 36)], [2]), ([1, 6], [7, 8, 9, 10, 11, 2])]
 BETA = 0.5
@@ -109,11 +112,6 @@ def test_descending_both_finds_the_optimum():
 
 
 # -- sums, masks, gradients
-
-
-def test_suffix_sums_by_hand():
-    found = suffix_sums(torch.tensor([[0.0, 1.0, 2.0, 4.0], [0.0, 0.0, 3.0, 0.0]]))
-    assert found.tolist() == [[7, 7, 6, 4], [3, 3, 3, 0]]
 
 
 def test_losses_by_hand_on_rows_of_unequal_length():
@@ -265,6 +263,24 @@ def test_a_prefix_is_worth_the_value_at_its_end(scorer):
     with torch.no_grad():  # and that is what was trained
         value_RT, _ = read(scorer, collate(scorer, [(ids, finished.tokens)]))
     assert scores[0].total == pytest.approx(value_RT[0, -1].item(), abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["oreo", "oreo-random-reward"])
+def test_alone_it_has_a_row_for_its_policy_and_rows_for_what_it_scores(name):
+    registry = registries.load()
+    found = resolve(name, registry)
+    assert found[0] == Pipeline(("cot-sft", name), None, "greedy")
+    assert Pipeline(("cot-sft",), name, "best-of-n") in found[1:]
+    assert all(pipeline.scorer == name for pipeline in found[1:])
+
+
+def test_its_policy_is_trained_on_from_its_checkpoint(train, tiny_model, sevens, tmp_path):
+    train(OREO(problems=4), tokens=8000, data=sevens)
+    tiny_model.save(tmp_path)
+    again = tiny_model.restore(tmp_path)
+    train(DPO(), tokens=2000, model=again)
+    assert again.fingerprint() != tiny_model.fingerprint()
+    assert torch.equal(again.heads[HEAD].weight, tiny_model.heads[HEAD].weight)
 
 
 def test_policy_and_value_are_saved_together(train, tiny_model, sevens, tmp_path):

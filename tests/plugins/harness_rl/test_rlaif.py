@@ -208,6 +208,6 @@ def test_the_control_tosses_a_coin_and_opens_no_judge(train, tiny_model, monkeyp
     assert RLAIFRandomReward.models == ()
 
 
-def test_another_way_to_compare_is_refused(teach):
-    with pytest.raises(ValueError, match="compare must be 'scores' or 'tokens', not 'votes'"):
-        teach(RLAIF(compare="votes"))
+def test_another_way_to_compare_is_refused_before_anything_runs():
+    with pytest.raises(ValueError, match="rlaif: compare must be scores or tokens, not 'votes'"):
+        RLAIF(compare="votes")
