@@ -4,11 +4,11 @@ Papers: Lightman et al. 2023, arXiv:2305.20050 (checked labels); Wang et al. 202
 eq. (3), labels by rollouts: c_k = 1 where any rollout from the end of step k ends right, else 0.
 L = - mean_k [ c_k log p_k + (1 - c_k) log(1 - p_k) ], p_k = sigmoid(head(h_k, least_k, sum_k)): the hidden state at the
 step's end and, added here, the least and the summed log-probability of the completion's tokens up to there. A model
-slips where it is unsure: these two tell more than all the rest.
+slips where it is unsure: these two tell more than all the rest. The answer is the last step, right if it verifies: or a
+solution that stops too early, in which nothing is wrong yet, would score above those that go on.
 Data: problems, solved by the start, whose steps the dataset checks; or drafts of the stepwise view. Trains: the head
 alone, as the weights say the log-probabilities. Cost: sampling and one forward pass; `monte-carlo` spends most on
-`rollouts` a step. Shapes: R rows, T tokens, K steps of all rows, D width. Left out: neutral labels, and a judgement of
-the answer line, which comes after the last step.
+`rollouts` a step. Shapes: R rows, T tokens, K steps of all rows, D width. Left out: neutral labels.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from harness.toolbox import (
     scalar_head,
     set_rate,
     solution_ends,
+    step_ends,
 )
 
 HEAD = "process"
@@ -62,6 +63,15 @@ def step_logits(model: Model, rows: Sequences, ends_RT: torch.Tensor) -> torch.T
         state_RTF, _ = read_states(model, rows)
     logit_K: torch.Tensor = model.heads[HEAD](state_RTF[ends_RT]).squeeze(-1)
     return logit_K
+
+
+def checked(model: Model, problem: Problem, completion: Completion, data: TrainingData) -> tuple[bool, ...]:
+    """Whether all is right up to each step's end, as the dataset says, and then the answer; empty if it cannot tell."""
+    said = data.check_steps(problem, completion.text) if data.check_steps else ()
+    if len(said) != len(solution_ends(model, completion.tokens)):
+        return ()
+    answers = len(step_ends(model, completion.tokens)) - len(said)
+    return (*said, *[data.verify(problem, completion.text)[0]] * answers)
 
 
 @dataclass(frozen=True)
@@ -120,7 +130,7 @@ class ProcessRewardModel:
         """A row as a completion; its steps must end where those of a completion to be scored will."""
         steps = [self.lead * (k == 0) + text for k, text in enumerate(row.completions)]
         tokens = model.encode_completion(" ".join(steps))
-        ends = solution_ends(model, tokens)
+        ends = step_ends(model, tokens)
         read = [model.decode(tokens[a:b]).strip() for a, b in pairwise([0, *ends])]
         if read != [text.strip() for text in steps]:
             msg = f"row {row.id}: a step must end with its sentence or line, but {steps} are read as {read}"
@@ -130,9 +140,9 @@ class ProcessRewardModel:
     def solved(self, model: Model, batch: Sequence[Problem], data: TrainingData, run: Run) -> list[Draft]:
         """Solutions of the start's own; one whose steps are not told apart or cannot be labelled has none to learn."""
         drawn = sample_many(model, [p.prompt for p in batch], run, ids=[p.id for p in batch], n=self.samples)
-        found = [(p, c, solution_ends(model, c.tokens)) for p, of_one in zip(batch, drawn, strict=True) for c in of_one]
+        found = [(p, c, step_ends(model, c.tokens)) for p, of_one in zip(batch, drawn, strict=True) for c in of_one]
         if self.labels == "checked" and data.check_steps:
-            labels = [data.check_steps(problem, completion.text) for problem, completion, _ in found]
+            labels = [checked(model, problem, completion, data) for problem, completion, _ in found]
         else:
             labels = self.rolled_out(model, found, data, run)
         return [
@@ -165,11 +175,15 @@ class ProcessRewardModel:
         del run  # the meter sees the forward pass by itself
         pairs = [(model.encode_prompt(prompt), completion.tokens) for completion in completions]
         rows = collate(model, pairs)
-        ends_RT = marks(rows, [solution_ends(model, tokens) for _, tokens in pairs])
+        ends_RT = marks(rows, [step_ends(model, tokens) for _, tokens in pairs])
         chances = torch.split(step_logits(model, rows, ends_RT).sigmoid(), ends_RT.sum(-1).tolist())
         whole = AGGREGATES[self.aggregate]
         return [
-            Scores(float(whole(chance_k)) if len(chance_k) else 0.0, tuple(chance_k.tolist())) for chance_k in chances
+            Scores(
+                float(whole(chance_k)) if len(chance_k) else 0.0,
+                tuple(chance_k.tolist()[: len(solution_ends(model, completion.tokens))]),
+            )
+            for completion, chance_k in zip(completions, chances, strict=True)
         ]
 
 

@@ -79,15 +79,16 @@ def test_a_row_whose_steps_end_elsewhere_is_named(judge):
 def test_a_step_is_judged_by_hidden_state_and_log_probabilities_up_to_its_end(judge):
     ids, tokens = judge.encode_prompt("1+1?"), judge.encode_completion(TEXT)
     output = judge.module(torch.tensor([ids + tokens]), output_hidden_states=True)
-    ends = [len(ids) + len(text) for text in ("T: 10+12=22.", "T: 10+12=22. 22/2=11.")]  # a token a character
+    ends = [len(ids) + len(text) for text in ("T: 10+12=22.", "T: 10+12=22. 22/2=11.", TEXT)]  # a token a character
     logprob_T = output.logits[0, :-1].log_softmax(-1)[range(len(ids + tokens) - 1), (ids + tokens)[1:]]
     wanted = []
     for end in ends:
         said_T = logprob_T[len(ids) - 1 : end - 1]
         read = torch.cat([output.hidden_states[-1][0, end - 1], torch.stack([said_T.min(), said_T.sum()])])
         wanted.append(judge.heads[HEAD](read).sigmoid().item())
-    [score] = scores(judge, completion(judge, TEXT))
-    assert score.steps == pytest.approx(wanted, abs=1e-5)
+    [score] = scores(judge, completion(judge, TEXT), aggregate="last")
+    assert score.steps == pytest.approx(wanted[:2], abs=1e-5)
+    assert score.total == pytest.approx(wanted[2], abs=1e-5)  # the answer is the last to be judged
 
 
 def test_later_steps_change_nothing_and_nor_do_other_rows(judge):
@@ -106,7 +107,9 @@ def test_later_steps_change_nothing_and_nor_do_other_rows(judge):
 def test_aggregates_by_hand(judge, aggregate):
     [score] = scores(judge, completion(judge, TEXT), aggregate=aggregate)
     one, two = score.steps
-    wanted = {"min": min(one, two), "product": one * two, "last": two, "mean": (one + two) / 2}
+    [whole] = scores(judge, completion(judge, TEXT), aggregate="last")
+    last = whole.total
+    wanted = {"min": min(one, two, last), "product": one * two * last, "last": last, "mean": (one + two + last) / 3}
     assert score.total == pytest.approx(wanted[aggregate], rel=1e-5)
     assert len(set(wanted.values())) >= 3
 
@@ -115,7 +118,9 @@ def test_no_step_scores_least(judge):
     empty, full = scores(judge, completion(judge, ""), completion(judge, TEXT))
     assert (empty.total, empty.steps) == (0.0, ())
     assert 0 < full.total < 1
-    assert scores(judge, completion(judge, "A: 11")) == [empty]  # nothing vouches for a bare answer
+    [bare] = scores(judge, completion(judge, "A: 11"))
+    assert 0 < bare.total < 1
+    assert bare.steps == ()
 
 
 @pytest.mark.parametrize(("field", "value"), [("labels", "guessed"), ("aggregate", "median")])
@@ -238,8 +243,10 @@ def draws(monkeypatch, judge, texts, verdicts=("",)):
     return asked
 
 
-def test_the_dataset_checks_the_steps_of_the_start_s_solutions(judge, toy_data, monkeypatch):
-    """A text without steps, and one with other steps than were checked, have no label."""
+def test_the_dataset_checks_the_steps_of_the_start_s_solutions_and_the_verifier_their_answer(
+    judge, toy_data, monkeypatch
+):
+    """A text with other steps than were checked has no label; a bare answer is right or not."""
     told = {TEXT: (True, False), "T: 2.\nA: 2": (True,), "A: 3": (), "T: 1. 2.\nA: 2": (True,)}
     seen = []
     data = dataclasses.replace(toy_data, check_steps=lambda p, text: (seen.append((p.id, text)), told[text])[1])
@@ -249,9 +256,9 @@ def test_the_dataset_checks_the_steps_of_the_start_s_solutions(judge, toy_data, 
     assert seen == list(zip("aabb", told, strict=True))
     assert asked == []
     assert [(ends, labels) for _, ends, labels in drafts] == [
-        ([12, 21], (True, False)),
-        ([5], (True,)),
-        ([], ()),
+        ([12, 21, 27], (True, False, True)),
+        ([5, 10], (True, False)),
+        ([4], (False,)),
         ((), ()),
     ]
     assert drafts[0][0] == (judge.encode_prompt("10+12?"), tuple(judge.encode_completion(TEXT)))
@@ -268,18 +275,18 @@ def test_a_label_is_whether_any_rollout_ends_right(judge, toy_data, monkeypatch)
     asked = draws(monkeypatch, judge, [TEXT, "T: 3.\nA: 2", ""], ["\nA: 11", "\nA: 4", "\nA: 11", "\nA: 5"])
     run = Run(3, max_new_tokens=40)
     drafts = ProcessRewardModel(labels="monte-carlo", samples=1, rollouts=4).solved(judge, batch, toy_data, run)
-    assert [labels for _, _, labels in drafts] == [(True, True), (False,), ()]
-    assert [len(ends) for _, ends, _ in drafts] == [2, 1, 0]
+    assert [labels for _, _, labels in drafts] == [(True, True, True), (False, False), ()]
+    assert [len(ends) for _, ends, _ in drafts] == [3, 2, 0]
     # prefix continuation: the ids of the prompt, then those of the prefix, as they were drawn
-    prefixes = ["T: 10+12=22.", "T: 10+12=22. 22/2=11.", "T: 3."]
-    prompts = [batch[k].prompt for k in (0, 0, 1)]
+    prefixes = ["T: 10+12=22.", "T: 10+12=22. 22/2=11.", TEXT, "T: 3.", "T: 3.\nA: 2"]
+    prompts = [batch[k].prompt for k in (0, 0, 0, 1, 1)]
     for request, prompt, prefix in zip(asked, prompts, prefixes, strict=True):
         ids = judge.encode_prompt(prompt)
         assert request.prompt_ids == (*ids, *judge.encode_completion(prefix)[:-1])
         assert request.max_new_tokens == 40
         assert request.temperature == 1.0
     seeds = [seed for request in asked for seed in request.seeds]
-    assert len(set(seeds)) == len(seeds) == 12
+    assert len(set(seeds)) == len(seeds) == 20
     assert run.ledger.sampled_tokens > 0
 
 
@@ -289,7 +296,7 @@ def test_a_prefix_is_verified_together_with_what_follows_it(judge, toy_data, mon
     draws(monkeypatch, judge, ["T: 2.\nA: 2"], ["\nA: 5"])
     method = ProcessRewardModel(labels="monte-carlo", samples=1, rollouts=1)
     method.solved(judge, [Problem("b", "1+1?", "2")], data, Run(3))
-    assert seen == ["T: 2.\nA: 5"]
+    assert seen == ["T: 2.\nA: 5", "T: 2.\nA: 2\nA: 5"]
 
 
 def test_it_learns_from_rollouts(train, tiny_model, toy_data):
