@@ -7,6 +7,7 @@ start row on the same problems and the same seeds. A row that lost a seed has no
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Container, Mapping, Sequence
@@ -19,7 +20,7 @@ from harness.contracts import Metric
 from harness.entries import Cell, Entry, Row, answer_cells, entries_of, grouped, status_of, timing_cells
 from harness.statistics import accuracy_interval, holm, paired, percentile, rank_ranges
 from harness.store import Store
-from harness.tables import ACCURACY, COST, FIGURES, LATENCY, VERDICTS, VERIFIERS, render, write_boards
+from harness.tables import ACCURACY, COST, CURVES, FIGURES, LATENCY, VERDICTS, VERIFIERS, render, write_boards
 
 __all__ = ["make_boards", "render", "write_boards"]
 
@@ -27,13 +28,14 @@ __all__ = ["make_boards", "render", "write_boards"]
 def make_boards(
     store_folder: str | Path, metrics: Sequence[Metric], keys: Container[str] | None = None
 ) -> dict[str, list[Row]]:
-    """Rows of boards `accuracy`, `latency` and `verifiers`, from all records of a results folder or those in `keys`.
+    """Rows of boards `accuracy`, `latency`, `verifiers` and `curves`, from all records of a folder or those in `keys`.
 
     Raises:
         StoreError: a record is torn, foreign, or lacks what a board needs.
     """
     store = Store(store_folder)
-    answers, timings = answer_cells(store, metrics, keys), timing_cells(store, keys)
+    all_answers, timings = answer_cells(store, metrics, keys), timing_cells(store, keys)
+    answers = [cell for cell in all_answers if not cell.spec.get("curve")]
     columns = [column for metric in metrics for column in metric.columns if column not in ACCURACY]
     entries = [entry for cells in grouped(answers, lambda cell: cell.arena) for entry in _ranked(cells, columns)]
     tested = [entry.row for entry in entries if entry.row["p_adjusted"] is not None]
@@ -43,6 +45,7 @@ def make_boards(
         "accuracy": [entry.row for entry in entries],
         "latency": _latency_rows(entries, timings),
         "verifiers": _verifier_rows(entries, timings),
+        "curves": _curve_rows(all_answers),
     }
 
 
@@ -102,9 +105,17 @@ def _delta(entry: Entry, starts: Sequence[Entry]) -> Row:
     shared, start = max(rivals, key=lambda rival: len(rival[0]), default=([], entry))
     if not shared:
         return {}
-    found = paired(entry.correct(shared), start.correct(shared))
+    right_PS, before_PS = entry.correct(shared), start.correct(shared)
+    found = paired(right_PS, before_PS)
     p = None if entry.row["upper_bound"] else found.p  # an upper bound is no claim that needs a test
-    return {"delta": found.delta, "delta_low": found.low, "delta_high": found.high, "p_adjusted": p}
+    return {
+        "delta": found.delta,
+        "delta_low": found.low,
+        "delta_high": found.high,
+        "p_adjusted": p,
+        "fixed": float((right_PS & ~before_PS).mean()),
+        "broken": float((~right_PS & before_PS).mean()),
+    }
 
 
 # -- latency
@@ -220,4 +231,53 @@ def _verifier_row(entry: Entry, timings: Sequence[Mapping[str, Any]]) -> Row:
         "scorer": spec["scorer"],
         "policy": spec.get("start"),
         "s_per_1000": 1000 * seconds / scored if scored else None,
+    }
+
+
+# -- curves
+
+
+def _curve_rows(cells: Sequence[Cell]) -> list[Row]:
+    """Points of accuracy over tokens: answers that differ in nothing but the width that their method scales by.
+
+    A width alone is no curve. Widths of one seed share their samples: the first four of sixteen are those of four.
+    """
+    rows = []
+    for same in grouped([cell for cell in cells if cell.spec.get("scales")], lambda cell: cell.arena):
+        expected = len({cell.spec["seed"] for cell in same})
+        curves: defaultdict[tuple[str, ...], list[Row]] = defaultdict(list)
+        for entry in entries_of(same):
+            if entry.cells:
+                curves[_curve_of(entry)].append(_point(entry, expected))
+        rows += [row for curve in curves.values() if len(curve) > 1 for row in curve]
+    return sorted(rows, key=lambda r: (r["model"], r["dataset"], r["curve"], r["width"], r["pipeline"]))
+
+
+def _curve_of(entry: Entry) -> tuple[str, ...]:
+    """What all points of a curve have in common."""
+    spec = entry.any.spec
+    fixed = {name: {k: v for k, v in config.items() if (name, k) != (spec["method"], spec["scales"])}
+             for name, config in spec["config"].items()}  # fmt: skip
+    return spec["method"], str(spec.get("start")), json.dumps(fixed, sort_keys=True), *entry.ids
+
+
+def _point(entry: Entry, expected: int) -> Row:
+    spec = entry.any.spec
+    status, reason = status_of(entry, expected)
+    scorer = f" > {spec['scorer']}" if spec.get("scorer") else ""
+    return {
+        **dict.fromkeys(CURVES),
+        **{name: spec.get(name) for name in ("pipeline", "method", "family", "model", "dataset", "config")},
+        "curve": f"{spec.get('start')}{scorer} + {spec['method']}",
+        "scales": spec["scales"],
+        "width": spec["config"][spec["method"]][spec["scales"]],
+        **_accuracy(entry),
+        "tokens_per_question": entry.figure("tokens_per_question"),
+        "seeds": [cell.spec["seed"] for cell in entry.cells],
+        "n": len(entry.ids),
+        "status": status,
+        "reason": reason,
+        "control": bool(spec.get("control")),
+        "upper_bound": bool(spec.get("upper_bound")),
+        "machine": "; ".join(sorted({cell.machine for cell in entry.cells if cell.machine})),
     }

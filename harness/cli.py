@@ -110,6 +110,8 @@ def registry() -> Registry:
 @click.option("--seeds", default="0", show_default=True, help="Seeds, separated by commas.")
 @click.option("--limit", type=click.IntRange(min=1), help="Number of test problems.  [default: all]")
 @click.option("--train-tokens", type=click.IntRange(min=1), help="Training budget a stage.  [default: the dataset's]")
+@click.option("--curve", metavar="WIDTHS",
+              help="Answer with this many samples (beams, ...) besides, like 1,4,16: a board of curves.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False),
               help="Results folder.  [default: results/MODEL-DATASET]")  # fmt: skip
 @click.option("-j", "--jobs", type=click.IntRange(min=1), default=min(2, os.cpu_count() or 1), show_default=True,
@@ -175,18 +177,21 @@ def again_without_limit() -> str:
 
 
 def make_config(
-    found: Registry, *, options: Sequence[str], seeds: str, timeout: float, out: Path | None, **same: Any
+    found: Registry,
+    *,
+    options: Sequence[str],
+    seeds: str,
+    curve: str | None,
+    timeout: float,
+    out: Path | None,
+    **same: Any,
 ) -> RunConfig:
     """The request as it was typed, checked as far as that needs no work."""
     from harness.plan import check_options, parse_options
 
     if not found.methods:
         fail("no method is installed: see `harness plugins`", EXIT_NOTHING)
-    try:
-        numbers = tuple(dict.fromkeys(int(seed) for seed in seeds.split(",")))
-    except ValueError:
-        message = f"--seeds {seeds!r}: expected whole numbers separated by commas, like 0,1,2"
-        raise ConfigError(message) from None
+    numbers, widths = whole_numbers("--seeds", seeds), whole_numbers("--curve", curve) if curve else ()
     if out is None:
         from harness.files import slugged
 
@@ -194,7 +199,16 @@ def make_config(
         out = Path("results") / slugged(f"{same['model']}-{same['dataset']}{limit}")
     changed = parse_options(options, found)
     check_options(changed, found)
-    return RunConfig(options=changed, seeds=numbers, out=out, timeout_s=timeout, **same)
+    return RunConfig(options=changed, seeds=numbers, curve=widths, out=out, timeout_s=timeout, **same)
+
+
+def whole_numbers(option: str, text: str) -> tuple[int, ...]:
+    """What an option lists, each once."""
+    try:
+        return tuple(dict.fromkeys(int(number) for number in text.split(",")))
+    except ValueError:
+        message = f"{option} {text!r}: expected whole numbers separated by commas, like 0,1,2"
+        raise ConfigError(message) from None
 
 
 @main.command()

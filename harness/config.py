@@ -50,6 +50,8 @@ class RunConfig:
     """Training budget; None: the dataset's."""
     question_tokens: int | None = None
     """Most sampled tokens a question; None: no limit."""
+    curve: tuple[int, ...] = ()
+    """Widths (samples, beams, ...) that are tried besides, for the board of curves."""
     out: Path = Path("results")
     jobs: int = 2
     timeout_s: float = 3600.0

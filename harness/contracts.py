@@ -334,6 +334,9 @@ class Method(Protocol):
     """Views of the data it cannot do without, and `scorer` where it asks for scores. None by default."""
     models: ClassVar[tuple[str, ...]]
     """Its fields that name another model: a teacher, a judge. None by default."""
+    scales: ClassVar[str]
+    """Of an answerer: its whole-number field that says how much a question is given, samples or beams, say. Curves of
+    accuracy over tokens vary it. None by default."""
     trains_policy: ClassVar[bool]
     """Of a trainer that scores: its checkpoint is a policy as well, which answers like any other. False by default."""
 

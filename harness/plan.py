@@ -6,6 +6,7 @@ key: whatever is in the store under that key need not be done again.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -28,6 +29,8 @@ class Pipeline:
     stages: tuple[str, ...]
     scorer: str | None
     answer: str
+    width: int | None = None
+    """Of a point on a curve: what the field that the answering method `scales` by is set to."""
 
     @property
     def method(self) -> str:
@@ -57,6 +60,8 @@ class Pipeline:
         first = [] if self.stages and not registry.method(self.stages[0]).after else [BASE]
         scorer = [named(self.scorer)] if self.scorer else []
         head = " > ".join([*first, *map(named, self.stages), *scorer])
+        if self.width is not None:
+            options = {**options, self.answer: scaled(registry.method(self.answer), options, self.width)}
         plain = self.answer == DEFAULT_ANSWER and not options.get(self.answer)
         return head if plain else f"{head} + {named(self.answer)}"
 
@@ -148,7 +153,29 @@ def pipelines(config: RunConfig, registry: Registry) -> list[Pipeline]:
             while (start := chain[-1].start) is not None:
                 chain.append(start)
             found.update(dict.fromkeys(reversed(chain)))
-    return list(found)
+    points = [point for pipeline in found for point in curve(pipeline, config, registry)]
+    if config.curve and not points:
+        msg = f"--curve {','.join(map(str, config.curve))}: no method asked for can be given one of these widths"
+        raise ConfigError(msg)
+    return [*found, *points]
+
+
+def curve(pipeline: Pipeline, config: RunConfig, registry: Registry) -> list[Pipeline]:
+    """The pipeline with each of the widths that its answering method can be given, its own width left out."""
+    info = registry.method(pipeline.answer)
+    points = []
+    for width in config.curve if info.scales else ():
+        fields = {**info.fields, **config.options.get(info.name, {})}
+        with contextlib.suppress(ValueError):  # six beams cannot be shared by four
+            build_method(info, {**fields, info.scales: width})
+            points += [dataclasses.replace(pipeline, width=width)] if fields[info.scales] != width else []
+    return points
+
+
+def scaled(info: MethodInfo, options: Mapping[str, Mapping[str, Any]], width: int) -> dict[str, Any]:
+    """What is changed of an answering method that is given this width."""
+    changed = {**options.get(info.name, {}), info.scales: width}
+    return {name: value for name, value in changed.items() if value != info.fields[name]}
 
 
 def parse_options(texts: Sequence[str], registry: Registry) -> dict[str, dict[str, Any]]:
@@ -255,7 +282,7 @@ class _Planner:
             after += [stage] if stage else []
         work = {
             **self.world,
-            "method": self._method(pipeline.answer),
+            "method": self._method(pipeline.answer, pipeline.width),
             "baseline": self._method(DEFAULT_ANSWER),
             "policy": policy,
             "scorer": scorer,
@@ -263,8 +290,10 @@ class _Planner:
             "limit": self.config.limit,
             "question_tokens": self.config.question_tokens,
         }
-        for kind, jobs in (("answers", self.jobs), ("timing", self.timings)):
-            key = digest([kind, work])
+        kinds = (("answers", self.jobs), ("timing", self.timings))
+        for kind, jobs in kinds if pipeline.width is None else kinds[:1]:
+            # A point of a curve is a record of its own: one that is asked for as a row as well is found as that.
+            key = digest([kind, work] if pipeline.width is None else [kind, work, "curve"])
             jobs[key] = PlannedJob(kind, key, {"kind": kind, **work, "row": self._row(pipeline)}, tuple(after))
 
     def _stage(self, name: str, start: str | None, seed: int) -> str:
@@ -273,9 +302,10 @@ class _Planner:
         self.jobs[key] = PlannedJob("stage", key, spec, (start,) if start else ())
         return key
 
-    def _method(self, name: str) -> dict[str, Any]:
+    def _method(self, name: str, width: int | None = None) -> dict[str, Any]:
         info = self.registry.method(name)
         config = {**info.fields, **self.config.options.get(name, {})}
+        config |= {} if width is None else {info.scales: width}
         others = {field: find_spec(self.registry, "models", config[field]).revision() for field in info.models}
         return {"name": name, "config": config, "source": info.source, "version": info.version, "models": others}
 
@@ -291,4 +321,6 @@ class _Planner:
             "control": "control" in (family, judge),
             "upper_bound": self.registry.method(pipeline.answer).upper_bound,
             "shows_scorer": takes_any_scorer(self.registry.method(pipeline.answer), self.registry),
+            "scales": self.registry.method(pipeline.answer).scales,
+            "curve": pipeline.width is not None,
         }

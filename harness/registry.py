@@ -68,6 +68,8 @@ class MethodInfo:
     models: tuple[str, ...]
     """Fields that name another model."""
     upper_bound: bool
+    scales: str
+    """The field that curves vary; empty where there is none."""
     trains_policy: bool
     """It scores, and what it trained answers as well."""
     summary: str
@@ -141,6 +143,11 @@ def describe_method(cls: type) -> dict[str, Any]:
     if not verbs or family not in FAMILIES:
         msg = f"{name}: needs a verb of {', '.join(VERBS)} and a family of {', '.join(FAMILIES)}"
         raise TypeError(msg)
+    fields = {f.name: f.default for f in dataclasses.fields(cls)}
+    scales = getattr(cls, "scales", "")
+    if scales and not isinstance(fields.get(scales), int):
+        msg = f"{name}: `scales` is {scales!r}, which is no field of whole numbers"
+        raise TypeError(msg)
     module = sys.modules[cls.__module__]
     doc = (cls.__doc__ if cls.__doc__ and not cls.__doc__.startswith(f"{cls.__name__}(") else module.__doc__) or ""
     return {
@@ -151,9 +158,10 @@ def describe_method(cls: type) -> dict[str, Any]:
         "needs": list(getattr(cls, "needs", ())),
         "models": list(getattr(cls, "models", ())),
         "upper_bound": bool(getattr(cls, "upper_bound", False)),
+        "scales": scales,
         "trains_policy": bool(getattr(cls, "trains_policy", False)),
         "summary": doc.strip().split("\n", maxsplit=1)[0],
-        "fields": {f.name: f.default for f in dataclasses.fields(cls)},
+        "fields": fields,
         "source": hashlib.sha256(inspect.getsource(module).encode()).hexdigest(),
     }
 

@@ -30,7 +30,7 @@ COST = ("tokens_per_question", "train_s", "train_tokens", "flops", "train_flops"
 ACCURACY = (
     *("rank_low", "rank_high", "pipeline", "method", "family", "model", "dataset", "seeds", "n"),
     *("accuracy", "ci_low", "ci_high", "start", "delta", "delta_low", "delta_high", "p_adjusted"),
-    *(*FIGURES, "status", "reason", "control", "upper_bound", "config", "machine"),
+    *("fixed", "broken", *FIGURES, "status", "reason", "control", "upper_bound", "config", "machine"),
 )
 LATENCY = (
     *("pipeline", "model", "dataset", "p50_s", "p95_s", "ratio_to_greedy", "throughput_qps", *COST),
@@ -45,6 +45,11 @@ VERDICTS = (
 VERIFIERS = (
     *("scorer", "policy", "model", "dataset", "seeds", "n", *VERDICTS, "s_per_1000", "train_s", "train_tokens"),
     *("status", "reason", "pipeline", "method", "family", "control", "upper_bound", "config", "machine"),
+)
+CURVES = (
+    *("curve", "scales", "width", "model", "dataset", "seeds", "n", "accuracy", "ci_low", "ci_high"),
+    *("tokens_per_question", "status", "reason", "pipeline", "method", "family"),
+    *("control", "upper_bound", "config", "machine"),
 )
 
 
@@ -113,6 +118,8 @@ _COLUMNS = {
         Column("delta", _percent("delta", "+.1f"), "points more than the start, same problems and seeds", 0),
         Column("delta interval", _span("delta_low", "delta_high", "+.1f"), "its 95 % interval, paired bootstrap"),
         Column("p", _number("p_adjusted"), "paired test against the start, Holm-adjusted over the board", 1),
+        Column("fixed %", _percent("fixed"), "problems that the start got wrong, and this got right"),
+        Column("broken %", _percent("broken"), "problems that the start got right, and this got wrong"),
         Column("sampled %", _percent("sampled_accuracy"), "right when one answer is drawn at temperature"),
         Column("no answer %", _percent("parse_failures"), "nothing to be parsed, counts as wrong"),
         Column("cut off %", _percent("truncated"), "stopped by the token limit"),
@@ -166,6 +173,18 @@ _COLUMNS = {
         Column("weighted vote %", _percent("weighted_vote"), "what has most of their score is right", 1),
         Column("s/1000", _number("s_per_1000"), "seconds to judge 1,000 samples, nothing else running", 1),
         Column("train s", _number("train_s"), "all stages from the base model on, the scorer's too"),
+        Column("problems", _number("n"), "questions a seed"),
+        Column("seeds", lambda row: str(len(row["seeds"])), "repeats with other data order and sampling", 1),
+        _NOTE,
+    ),
+    "curves": (
+        Column("curve", _text("curve"), "methods in order, > trains, + answers", 0, right=False),
+        *_WHAT[1:],
+        Column("by", _text("scales"), "the field of the answering method that is varied", 1, right=False),
+        Column("width", _number("width"), "its value", 0),
+        Column("tokens/question", _number("tokens_per_question"), "sampled, discarded ones included", 0),
+        Column("accuracy %", _percent("accuracy"), "problems answered right, mean over seeds", 0),
+        Column("95 % interval", _span("ci_low", "ci_high"), "Wilson for one seed, bootstrap over problems for more", 1),
         Column("problems", _number("n"), "questions a seed"),
         Column("seeds", lambda row: str(len(row["seeds"])), "repeats with other data order and sampling", 1),
         _NOTE,
@@ -268,7 +287,7 @@ def _shown(board: str, rows: Sequence[Row]) -> list[Column]:
 
 
 def _keys(board: str, rows: Sequence[Row]) -> list[str]:
-    usual = {"accuracy": ACCURACY, "latency": LATENCY, "verifiers": VERIFIERS}.get(board, ())
+    usual = {"accuracy": ACCURACY, "latency": LATENCY, "verifiers": VERIFIERS, "curves": CURVES}.get(board, ())
     return list(dict.fromkeys([*usual, *(key for row in rows for key in row)]))
 
 

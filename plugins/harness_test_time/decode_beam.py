@@ -62,6 +62,7 @@ class DecodeBeam:
     name: ClassVar[str] = "decode-beam"
     family: ClassVar[str] = "test-time"
     after: ClassVar[tuple[str, ...]] = ("cot-sft",)
+    scales: ClassVar[str] = "beams"
     beams: int = 4
     """Hypotheses, finished or not."""
     length_penalty: float = 0.6

@@ -36,6 +36,7 @@ class DVTS:
     family: ClassVar[str] = "test-time"
     after: ClassVar[tuple[str, ...]] = ("cot-sft", "process-reward-model")
     needs: ClassVar[tuple[str, ...]] = ("scorer",)
+    scales: ClassVar[str] = "beams"
     beams: int = 16
     """N: branches in all subtrees together."""
     expand: int = 4

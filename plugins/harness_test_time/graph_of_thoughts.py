@@ -64,6 +64,7 @@ class GraphOfThoughts:
     family: ClassVar[str] = "test-time"
     after: ClassVar[tuple[str, ...]] = ("cot-sft", "process-reward-model")
     needs: ClassVar[tuple[str, ...]] = ("scorer",)
+    scales: ClassVar[str] = "samples"
     samples: int = 8
     """Thoughts to begin with."""
     keep: int = 4

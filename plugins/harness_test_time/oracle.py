@@ -20,6 +20,7 @@ class Oracle:
     family: ClassVar[str] = "control"
     after: ClassVar[tuple[str, ...]] = ("cot-sft",)
     upper_bound: ClassVar[bool] = True
+    scales: ClassVar[str] = "samples"
     """The harness counts the question as solved if any completion is right; this file never sees the key."""
     samples: int = 16
     """n of pass@n."""

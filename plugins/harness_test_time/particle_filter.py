@@ -46,6 +46,7 @@ class ParticleFilter:
     family: ClassVar[str] = "test-time"
     after: ClassVar[tuple[str, ...]] = ("cot-sft", "process-reward-model")
     needs: ClassVar[tuple[str, ...]] = ("scorer",)
+    scales: ClassVar[str] = "particles"
     particles: int = 16
     """N: partial solutions side by side; 1 is plain sampling."""
     temperature: float = 1.0

@@ -41,6 +41,7 @@ class SelfConsistency:
     name: ClassVar[str] = "self-consistency"
     family: ClassVar[str] = "test-time"
     after: ClassVar[tuple[str, ...]] = ("cot-sft",)
+    scales: ClassVar[str] = "samples"
     samples: int = 16
     """Chains that vote; the paper draws 40 and gains little beyond 20 (fig. 2)."""
     temperature: float = 0.7

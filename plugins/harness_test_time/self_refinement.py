@@ -30,6 +30,7 @@ class SelfRefinement:
     name: ClassVar[str] = "self-refinement"
     family: ClassVar[str] = "test-time"
     after: ClassVar[tuple[str, ...]] = ("cot-sft",)
+    scales: ClassVar[str] = "rounds"
     rounds: int = 2
     """Most corrections; at 0 the draft is the answer."""
     temperature: float = 0.0

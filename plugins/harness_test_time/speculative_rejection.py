@@ -32,6 +32,7 @@ class SpeculativeRejection:
     family: ClassVar[str] = "test-time"
     after: ClassVar[tuple[str, ...]] = ("cot-sft", "process-reward-model")
     needs: ClassVar[tuple[str, ...]] = ("scorer",)
+    scales: ClassVar[str] = "samples"
     samples: int = 16
     """Solutions that are begun."""
     alpha: float = 0.25

@@ -43,6 +43,7 @@ class TreeOfThoughts:
     family: ClassVar[str] = "test-time"
     after: ClassVar[tuple[str, ...]] = ("cot-sft", "process-reward-model")
     needs: ClassVar[tuple[str, ...]] = ("scorer",)
+    scales: ClassVar[str] = "width"
     search: str = "bfs"
     """`bfs`, by breadth, or `dfs`, by depth."""
     branching: int = 4

@@ -27,6 +27,8 @@ class Campaign:
     rows: dict[str, dict]
     verifiers: dict[str, dict]
     """Rows of that board by pipeline."""
+    curves: list[dict]
+    """Rows of that board."""
 
     def shows(self, better: str, worse: str, *, sampled: bool = False, least: int = 500) -> None:
         """Print the paired difference of two pipelines, and hold the first to be better at p < .05."""
@@ -68,6 +70,8 @@ def campaign(request):
                 if all(a["sampled_correct"] is not None for of_one in answers for a in of_one):
                     sampled[pipeline] = np.array([[a["sampled_correct"] for a in of_one] for of_one in answers]).T
         boards = [json.loads((folder / f"{n}.json").read_text(encoding="utf-8")) for n in ("accuracy", "verifiers")]
-        return Campaign(correct, sampled, records, *({r["pipeline"]: r for r in board["rows"]} for board in boards))
+        curves = json.loads((folder / "curves.json").read_text(encoding="utf-8"))["rows"]
+        by_pipeline = [{r["pipeline"]: r for r in board["rows"]} for board in boards]
+        return Campaign(correct, sampled, records, *by_pipeline, curves)
 
     return go

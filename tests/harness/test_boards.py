@@ -122,6 +122,13 @@ class World:
         self.store.publish("answers", pipeline, key, record)
         return key
 
+    def point(self, samples, right, **more):
+        """A vote of so many samples; 16 are the row itself, and any other number a point of its curve."""
+        config = {"vote": {"samples": samples, "temperature": more.pop("temperature", 0.7)}}
+        told = {"method": "vote", "scales": "samples", "curve": samples != 16, "config": config}
+        name = "greedy + vote" if samples == 16 else f"greedy + vote(samples={samples})"
+        return self.answers(name, right, tokens=10 * samples, **{**told, **more})
+
     def timing(self, pipeline, latency, seed=0, greedy=(0.1,), *, scored=(0, 0.0), **spec):
         record = {
             "scored": scored[0],
@@ -366,8 +373,8 @@ def test_metrics_of_plugins_add_columns_and_cannot_break_the_board(world):
 
 def test_no_records_are_empty_boards(tmp_path):
     boards = make_boards(tmp_path / "absent", METRICS)
-    assert boards == {"accuracy": [], "latency": [], "verifiers": []}
-    assert len(write_boards(tmp_path / "out", boards)) == 9
+    assert boards == {"accuracy": [], "latency": [], "verifiers": [], "curves": []}
+    assert len(write_boards(tmp_path / "out", boards)) == 12
     assert render("accuracy", []).row_count == 0
 
 
@@ -458,6 +465,8 @@ def busy(world):
     world.answers("random", 41, control=True)
     world.failure("ppo", "diverged", "nan")
     world.answers("judge + best", 50, scorer="judge", shows_scorer=True, drawn=[(True, 0.9), (False, 0.2)])
+    for samples in (4, 16):
+        world.point(samples, 50)
     return world
 
 
@@ -465,7 +474,9 @@ def test_boards_made_twice_are_the_same_bytes(world, tmp_path):
     busy(world)
     first = write_boards(tmp_path / "one", world.boards())
     assert [path.name for path in first] == [
-        f"{board}.{ending}" for board in ("accuracy", "latency", "verifiers") for ending in ("md", "csv", "json")
+        f"{board}.{ending}"
+        for board in ("accuracy", "curves", "latency", "verifiers")
+        for ending in ("md", "csv", "json")
     ]
     code = (
         "import sys; from harness.boards import *; from harness.builtin.metrics import harness_metrics;"
@@ -478,7 +489,7 @@ def test_boards_made_twice_are_the_same_bytes(world, tmp_path):
     for path in first:
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
     assert write_boards(tmp_path / "one", world.boards()) == first
-    assert len(list((tmp_path / "one").iterdir())) == 9
+    assert len(list((tmp_path / "one").iterdir())) == 12
 
 
 def test_json_holds_the_rows(world, tmp_path):
@@ -493,7 +504,7 @@ def test_markdown_has_a_table_and_a_legend(world, tmp_path):
     write_boards(tmp_path, busy(world).boards())
     text = (tmp_path / "accuracy.md").read_text()
     lines = [line for line in text.splitlines() if line.startswith("|")]
-    assert len(lines) == 2 + 6
+    assert len(lines) == 2 + 7
     assert len({line.count("|") for line in lines}) == 1
     assert "sft > grpo + self-consistency" in text
     for word in ("rank:", "control", "upper bound", "Seeds: 2 (0, 1)", "name cpu, threads 2", "Holm", "diverged; nan"):
@@ -563,6 +574,7 @@ DECIDES = {
     "accuracy": {"pipeline", "accuracy %", "delta", "rank"},
     "latency": {"pipeline", "p50 s", "x greedy"},
     "verifiers": {"scorer", "AUC", "best of 16 %", "majority %"},
+    "curves": {"curve", "width", "tokens/question", "accuracy %"},
 }
 
 
@@ -668,3 +680,39 @@ def test_the_best_scorer_comes_first_and_a_lost_one_last(world):
     rows = world.boards()["verifiers"]
     assert [(row["scorer"], row["status"]) for row in rows] == [("good", "ok"), ("blind", "ok"), ("lost", "diverged")]
     assert (rows[2]["reason"], rows[2]["within_problem_auc"], rows[2]["s_per_1000"]) == ("nan", None, None)
+
+
+# -- curves
+
+
+def test_a_curve_has_a_point_a_width_and_its_points_have_no_rank(world):
+    world.answers("greedy", 40)
+    for seed in range(2):
+        for samples, right in ((4, 50 + seed), (16, 60), (2, 45)):
+            world.point(samples, right, seed=seed)
+    boards = world.boards()
+    assert {row["pipeline"] for row in boards["accuracy"]} == {"greedy", "greedy + vote"}
+    found = [(row["width"], row["accuracy"], row["tokens_per_question"], row["seeds"]) for row in boards["curves"]]
+    assert found == [(2, 0.45, 20, [0, 1]), (4, 0.505, 40, [0, 1]), (16, 0.6, 160, [0, 1])]
+    assert {(row["curve"], row["scales"]) for row in boards["curves"]} == {("greedy + vote", "samples")}
+    assert all(row["ci_low"] < row["accuracy"] < row["ci_high"] for row in boards["curves"])
+
+
+def test_a_width_alone_is_no_curve_and_nothing_else_may_differ(world):
+    world.point(16, 60)
+    world.point(4, 50, temperature=0.9)
+    world.point(8, 50, start="sft")
+    assert world.boards()["curves"] == []
+    world.point(2, 40, temperature=0.9)
+    assert [row["width"] for row in world.boards()["curves"]] == [2, 4]
+
+
+def test_what_was_fixed_and_what_was_broken_are_counted_by_problem_and_seed(world):
+    for seed in range(2):
+        world.answers("greedy", [True, True, False, False], seed=seed)
+    world.answers("refine", [True, False, True, True], seed=0)
+    world.answers("refine", [True, True, False, True], seed=1)
+    row = world.rows()["refine"]
+    assert (row["fixed"], row["broken"]) == (3 / 8, 1 / 8)
+    assert row["delta"] == pytest.approx(row["fixed"] - row["broken"])
+    assert (world.rows()["greedy"]["fixed"], world.rows()["greedy"]["broken"]) == (None, None)

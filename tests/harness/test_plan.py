@@ -6,12 +6,12 @@ import pytest
 
 from harness.config import ConfigError, RunConfig
 from harness.contracts import DatasetSpec, ModelSpec
-from harness.plan import Pipeline, make_plan, parse_options, pipelines, resolve
+from harness.plan import Pipeline, curve, make_plan, parse_options, pipelines, resolve
 from harness.registry import MethodInfo, Registry, RegistryError
 
 
 def info(name, verbs, *, after=(), needs=(), models=(), fields=None, family="test-time", **marks):
-    marked = {"upper_bound": False, "trains_policy": False, **marks}
+    marked = {"upper_bound": False, "trains_policy": False, "scales": "", **marks}
     told = {"name": name, "family": family, "verbs": verbs, "after": after, "needs": needs, "models": models}
     origin = {"source": f"sha-{name}", "module": "m", "distribution": "d", "version": "1"}
     return MethodInfo(**told, **marked, summary="", fields=fields or {}, **origin)
@@ -21,7 +21,7 @@ METHODS = [
     info("greedy", ("answer",), family="control", fields={"temperature": 0.0}),
     info("think", ("train",), fields={"lr": 0.1, "steps": 3}),
     info("prefer", ("train",), after=("think",)),
-    info("vote", ("answer",), after=("think",), fields={"samples": 16}),
+    info("vote", ("answer",), after=("think",), fields={"samples": 16}, scales="samples"),
     info("choose", ("answer",), after=("think",), needs=("scorer",)),
     info("judge", ("train", "score"), after=("think",)),
     info("coin", ("score",), after=("think",), family="control"),
@@ -261,3 +261,41 @@ def test_only_what_takes_any_scorer_shows_what_one_is_worth(registry):
     rows = {job.spec["row"]["pipeline"]: job.spec["row"]["shows_scorer"] for job in plan.jobs if job.kind == "answers"}
     assert {name for name, shows in rows.items() if shows} == {"think > judge + choose"}
     assert {"think > judge + beams", "think + vote"} <= set(rows)
+
+
+def test_a_curve_is_the_same_answers_with_other_widths_and_is_not_timed(registry, monkeypatch):
+    monkeypatch.setattr("harness.plan.build_method", lambda info, fields: None)
+    plan = make_plan(config("vote", "prefer", curve=(4, 16, 32)), registry, "cpu")
+    points = [job for job in plan.jobs if job.spec.get("row", {}).get("curve")]
+    assert [(job.kind, job.spec["row"]["pipeline"]) for job in points] == [
+        ("answers", "think + vote(samples=4)"),
+        ("answers", "think + vote(samples=32)"),  # 16 is the row itself
+    ]
+    assert [job.spec["method"]["config"] for job in points] == [{"samples": 4}, {"samples": 32}]
+    assert {job.spec["row"]["scales"] for job in points} == {"samples"}
+    usual = make_plan(config("vote", "prefer"), registry, "cpu")
+    assert {job.key for job in plan.jobs} - {job.key for job in points} == {job.key for job in usual.jobs}
+    by_hand = make_plan(config("vote", options={"vote": {"samples": 4}}), registry, "cpu")
+    assert points[0].key not in {job.key for job in by_hand.jobs}  # or the row would have no place on its board
+
+
+def test_the_default_width_is_on_the_curve_of_another(registry, monkeypatch):
+    monkeypatch.setattr("harness.plan.build_method", lambda info, fields: None)
+    asked = config("vote", curve=(16, 4), options={"vote": {"samples": 4}})
+    plan = make_plan(asked, registry, "cpu")
+    points = [job.spec["row"]["pipeline"] for job in plan.jobs if job.spec.get("row", {}).get("curve")]
+    assert points == ["think + vote"]
+
+
+def test_a_width_that_the_method_refuses_is_left_out(registry, monkeypatch):
+    def build(info, fields):
+        if fields["samples"] % 4:
+            raise ValueError
+
+    monkeypatch.setattr("harness.plan.build_method", build)
+    vote = Pipeline(("think",), None, "vote")
+    assert [point.width for point in curve(vote, config(curve=(2, 4, 6, 8)), registry)] == [4, 8]
+    with pytest.raises(ConfigError, match="--curve 2,6: no method asked for can be given one of these widths"):
+        pipelines(config("vote", curve=(2, 6)), registry)
+    with pytest.raises(ConfigError, match="no method asked for"):
+        pipelines(config("prefer", curve=(4,)), registry)

@@ -82,6 +82,17 @@ def test_a_method_that_marks_itself_is_marked_from_the_cache_as_well(install, mo
     assert "trains_policy" not in again.method("both").fields
 
 
+def test_a_method_scales_by_a_field_of_whole_numbers(install):
+    kind = 'family: ClassVar[str] = "test-time"\n    scales: ClassVar[str] = "{}"'
+    for name, scales in (("right", "times"), ("wrong", "nothing")):
+        source = METHOD.format(name=name)
+        install(name, source.replace('family: ClassVar[str] = "test-time"', kind.format(scales)))
+    found = registries.load()
+    assert found.method("right").scales == "times"
+    [error] = [plugin.error for plugin in found.plugins if plugin.error]
+    assert "wrong: `scales` is 'nothing', which is no field of whole numbers" in error
+
+
 def test_hostile_plugins_are_a_line_each_and_nothing_more(install):
     for name, source in HOSTILE.items():
         install(name, source)

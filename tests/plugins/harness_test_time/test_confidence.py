@@ -111,7 +111,7 @@ STEPS = [
 def test_unsure_traces_stop_at_the_end_of_their_step(doubting):
     texts = ["A: 1", "A: 1", "T: 1? T: ???. T: 2.\nA: 2", "T: fine it is. T: ok.\nA: 3", "T: ??? it is. T: on.\nA: 4"]
     made = doubting(chain(texts))
-    answer = made.answer(Confidence(samples=5, warm_up=2, window=3))
+    answer = made.answer(Confidence(samples=5, warm_up=2, window=3, consensus=1.0))
     assert [c.text for c in answer.completions] == ["A: 1", "A: 1", texts[3]]
     # The last stops within its first step, the third within its second, where doubts fill a window at last.
     spent = 2 * len("A: 1.") + len("T: 1? T: ???.") + len(texts[3]) + 1 + len("T: ??? it is.")
@@ -123,17 +123,17 @@ def test_unsure_traces_stop_at_the_end_of_their_step(doubting):
 
 def test_a_trace_is_not_judged_before_it_fills_a_window(doubting):
     texts = ["A: 1, or so it is", "?. T: all is clear from here on.\nA: 2"]
-    answer = doubting(chain(texts)).answer(Confidence(samples=2, warm_up=1, window=40))
+    answer = doubting(chain(texts)).answer(Confidence(samples=2, warm_up=1, window=40, consensus=1.0))
     assert [c.text for c in answer.completions] == texts[:1]  # its mean is below, in the end
     made = doubting(chain(["A: 1?, or so", *texts[1:]]))
-    answer = made.answer(Confidence(samples=2, warm_up=1, window=40))
+    answer = made.answer(Confidence(samples=2, warm_up=1, window=40, consensus=1.0))
     assert len(answer.completions) == 2  # and here it is not, though it begins with a doubt
 
 
 @pytest.mark.parametrize("window", [2, 5, 8, 30])
 @pytest.mark.parametrize("keep", [0.3, 0.6, 1.0])
 def test_stopping_saves_tokens_and_nothing_else(doubting, window, keep):
-    method = Confidence(warm_up=5, window=window, keep=keep)
+    method = Confidence(warm_up=5, window=window, keep=keep, consensus=1.0)
     made = doubting(chain(STEPS))
     answer = made.answer(method)
     whole = doubting(chain(STEPS)).answer(SelfConsistency())
@@ -144,8 +144,22 @@ def test_stopping_saves_tokens_and_nothing_else(doubting, window, keep):
     assert (made.run.ledger.sampled_tokens < sum(len(c.tokens) for c in whole.completions)) is stopped
 
 
+def test_no_more_is_drawn_once_the_weighted_vote_agrees(doubting):
+    """By weight: a trace in doubt weighs a twentieth of a sure one."""
+    one, other, doubt = "T: so.\nA: 1", "T: to.\nA: 2", "T: ???.\nA: 2"
+    method = Confidence(samples=6, warm_up=2, window=2, keep=1.0, consensus=0.65)
+    assert len(doubting(chain([one, one, other, other, other, other])).answer(method).completions) == 2
+    split = doubting(chain([one, other, one, one, other, other]))
+    assert len(split.answer(method).completions) == 4  # 1 to 1 is no agreement, 3 to 1 is
+    assert [len(request.seeds) for requests in split.drawn for request in requests if not request.begun] == [2, 2]
+    doubtful = doubting(chain([one, doubt, other, other, other, other]))
+    assert len(doubtful.answer(method).completions) == 2  # 1 to 1, but for the doubt
+    silent = doubting(chain(["no.", "no.", "no.", "no.", one, one]))
+    assert silent.answer(method).text == one  # where nothing is said, nothing is agreed
+
+
 def test_the_threshold_is_of_this_question_alone(doubting):
-    method = Confidence(samples=4, warm_up=2, window=4)
+    method = Confidence(samples=4, warm_up=2, window=4, consensus=1.0)
     sure, unsure = (
         ["A: 1", "A: 1", "T: ??.\nA: 2", "T: ??.\nA: 2"],
         ["A: ??1", "A: ??1", "T: ??.\nA: 2", "T: ??.\nA: 2"],
