@@ -47,7 +47,8 @@ from harness.toolbox.rollouts import (
     verified,
 )
 from harness.toolbox.sampling import SampleRequest, charge, draw, fetch, sample, sample_many
-from harness.toolbox.steps import solution_ends, step_ends
+from harness.toolbox.step_labels import Draft, labelled_drafts, stepwise_draft
+from harness.toolbox.steps import judged_ends, solution_ends, step_ends
 from harness.toolbox.supervised import fine_tune, worked_examples, worked_target
 from harness.toolbox.teaching import divergence_loss, open_teacher
 from harness.toolbox.training import (
@@ -61,11 +62,13 @@ from harness.toolbox.training import (
     update,
 )
 from harness.toolbox.verify import final_answer
-from harness.toolbox.voting import CHOICES, elect, vote
+from harness.toolbox.voting import CHOICES, RULES, elect, pick, scored, vote
 
 __all__ = [
     "CHOICES",
     "ROOT",
+    "RULES",
+    "Draft",
     "Exchange",
     "Judge",
     "Result",
@@ -110,11 +113,14 @@ __all__ = [
     "hidden_states",
     "hold",
     "judge",
+    "judged_ends",
     "kl_estimate",
+    "labelled_drafts",
     "length_groups",
     "linear_layers",
     "old_logprobs",
     "open_teacher",
+    "pick",
     "policy_gradient",
     "random_reward_twin",
     "ranked_pairs",
@@ -125,9 +131,11 @@ __all__ = [
     "sample",
     "sample_many",
     "scalar_head",
+    "scored",
     "set_rate",
     "solution_ends",
     "step_ends",
+    "stepwise_draft",
     "token_logprobs",
     "update",
     "verified",

@@ -23,7 +23,7 @@ def step_ends(model: Model, tokens: Sequence[int], upto: int | None = None) -> l
     """
     text, found = model.decode(tokens), [0]
     for step in STEP.finditer(text[:upto]):
-        end = bisect_left(range(len(tokens)), step.end(), key=lambda count: len(model.decode(tokens[:count])))
+        end = bisect_left(range(len(tokens)), step.end(), found[-1], key=lambda n: len(model.decode(tokens[:n])))
         end -= bool(model.decode(tokens[:end])[step.end() :].strip())
         found += [end] if end > found[-1] else []
     return found[1:]
@@ -32,3 +32,9 @@ def step_ends(model: Model, tokens: Sequence[int], upto: int | None = None) -> l
 def solution_ends(model: Model, tokens: Sequence[int]) -> list[int]:
     """`step_ends` of the steps before the answer line."""
     return step_ends(model, tokens, upto=len(ANSWER.split(model.decode(tokens), 1)[0]))
+
+
+def judged_ends(model: Model, tokens: Sequence[int]) -> tuple[list[int], int]:
+    """`step_ends`, those of the answer line among them, and how many of them come before it: `solution_ends`."""
+    ends, answered = step_ends(model, tokens), ANSWER.search(model.decode(tokens))
+    return ends, len(solution_ends(model, tokens)) if answered else len(ends)

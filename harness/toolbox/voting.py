@@ -1,13 +1,19 @@
-"""Votes and choices: the answer that most completions give, or that has the most weight, and the best-scored one."""
+"""Votes and choices: the answer that most completions give, or that has the most weight, and the best-scored one.
+
+What is scored is a pair: (score, completion).
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
 
-from harness.contracts import Answer, Completion
+from harness.contracts import Answer, Completion, Prompt
+from harness.meter import Run
 from harness.toolbox.verify import final_answer
 
+RULES = ("vote", "weighted", "best")
+"""Which completion answers: by a vote, by one weighted by scores, or the highest score. The plain vote reads none."""
 CHOICES = ("vote", "best")
 """How scored solutions answer: by a vote weighted by their scores, or the best alone."""
 
@@ -37,14 +43,31 @@ def vote(completions: Sequence[Completion], weights: Sequence[float] | None = No
     return first[max(votes, key=votes.__getitem__)] if votes else completions[0]
 
 
-def elect(scored: Sequence[tuple[float, Completion]], choose: str) -> Answer:
+def scored(run: Run, prompt: Prompt, completions: Sequence[Completion]) -> list[tuple[float, Completion]]:
+    """(score, completion) of each, by the scorer of the pipeline in one request."""
+    judged = run.score(prompt, completions)
+    return [(scores.total, completion) for scores, completion in zip(judged, completions, strict=True)]
+
+
+def pick(candidates: Sequence[tuple[float, Completion]], rule: str) -> Completion:
+    """The one of (score, completion) that answers by `rule`, one of `RULES`; a tie goes to the first.
+
+    Raises:
+        ValueError: there is none, or a score below 0 is to weigh a vote.
+    """
+    if rule == "best":
+        return max(candidates, key=lambda item: item[0])[1]
+    weights = [score for score, _ in candidates] if rule == "weighted" else None
+    return vote([completion for _, completion in candidates], weights)
+
+
+def elect(judged: Sequence[tuple[float, Completion]], choose: str) -> Answer:
     """What a search answers, one of `CHOICES`, of (score, solution): the finished ones, or the best where none is.
 
     Raises:
         ValueError: nothing was scored, or a score below 0 is to weigh a vote.
     """
-    solutions = [item for item in scored if item[1].finish == "eos"]
-    scores, completions = zip(*(solutions or scored), strict=True)
-    if solutions and choose == "vote":
-        return Answer(vote(completions, scores).text, completions)
-    return Answer(completions[scores.index(max(scores))].text, completions)  # a tie goes to the first
+    solutions = [item for item in judged if item[1].finish == "eos"]
+    rule = "weighted" if solutions and choose == "vote" else "best"
+    candidates = solutions or judged
+    return Answer(pick(candidates, rule).text, tuple(completion for _, completion in candidates))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from harness import Answer, Model, Prompt, Run, hookimpl
-from harness.toolbox import check_fields, sample, vote
+from harness.toolbox import check_fields, pick, sample, scored
 
 CHOICES = ("best", "weighted")
 
@@ -25,6 +25,7 @@ class BestOfN:
     family: ClassVar[str] = "test-time"
     after: ClassVar[tuple[str, ...]] = ("cot-sft",)
     needs: ClassVar[tuple[str, ...]] = ("scorer",)
+    scales: ClassVar[str] = "samples"
     samples: int = 16
     """Completions to choose from; the verifiers board has the curve up to here."""
     temperature: float = 1.0
@@ -42,10 +43,7 @@ class BestOfN:
 
     def answer(self, model: Model, prompt: Prompt, run: Run) -> Answer:
         candidates = sample(model, prompt, run, n=self.samples, temperature=self.temperature)
-        scores = [judged.total for judged in run.score(prompt, candidates)]
-        best = max(range(len(candidates)), key=scores.__getitem__)  # a tie goes to the first
-        chosen = candidates[best] if self.choose == "best" else vote(candidates, scores)
-        return Answer(chosen.text, tuple(candidates))
+        return Answer(pick(scored(run, prompt, candidates), self.choose).text, tuple(candidates))
 
 
 @hookimpl

@@ -26,42 +26,21 @@ from typing import ClassVar
 import numpy as np
 
 from harness import Answer, BudgetSpentError, Completion, Model, Prompt, Run, TrainingData, hookimpl
-from harness.toolbox import check_fields, sample, sample_many, vote
+from harness.toolbox import RULES, check_fields, pick, sample, sample_many, scored
 
-KINDS = ("vote", "weighted", "best")
 ORDERS = 8
 """Orders in which the samples after the probe might have come: dev tries a theta on the first n of each."""
-
-
-@dataclass(frozen=True)
-class Strategy:
-    """theta: how the samples answer, one of `KINDS`, and how many there are."""
-
-    kind: str
-    samples: int
-
-
-def choose(kind: str, chains: Sequence[Completion], scores: Sequence[float]) -> Completion:
-    """The chain that answers; a tie goes to the first, and the plain vote looks at no score."""
-    if kind == "best":
-        return chains[max(range(len(chains)), key=scores.__getitem__)]
-    return vote(chains, scores if kind == "weighted" else None)
+Strategy = tuple[str, int]
+"""theta: (who answers, by one of `RULES`; n)"""
+Shares = Mapping[Strategy, float]
+"""How often each strategy answers one problem right."""
 
 
 def shares_right(
-    strategies: Sequence[Strategy],
-    chains: Sequence[Completion],
-    scores: Sequence[float],
-    verdicts: Mapping[str, bool],
-    orders: Sequence[Sequence[int]],
-) -> dict[Strategy, float]:
-    """How often each strategy answers right, over orders of the samples; `verdicts` by text."""
-    shares = {}
-    for strategy in strategies:
-        firsts = [order[: strategy.samples] for order in orders]
-        said = [choose(strategy.kind, [chains[i] for i in first], [scores[i] for i in first]) for first in firsts]
-        shares[strategy] = fmean(verdicts[chain.text] for chain in said)
-    return shares
+    strategies: Sequence[Strategy], orders: Sequence[Sequence[tuple[float, Completion]]], verdicts: Mapping[str, bool]
+) -> Shares:
+    """`Shares` over orders in which the scored samples might have come; `verdicts` by text."""
+    return {(rule, n): fmean(verdicts[pick(order[:n], rule).text] for order in orders) for rule, n in strategies}
 
 
 def worth(gains: Sequence[float]) -> float:
@@ -69,28 +48,21 @@ def worth(gains: Sequence[float]) -> float:
     return sum(gains) - math.sqrt(len(gains)) * stdev(gains)
 
 
-def allocate(
-    bins: Sequence[Sequence[Mapping[Strategy, float]]], strategies: Sequence[Strategy], budget: int
-) -> tuple[Strategy, ...]:
-    """A strategy a bin: those worth most together that take at most `budget` samples a problem. Fewer, where they tie.
-
-    bins: how often each strategy is right, of each problem. strategies: those of few samples first.
-    """
+def allocate(bins: Sequence[Sequence[Shares]], strategies: Sequence[Strategy], budget: int) -> tuple[Strategy, ...]:
+    """A strategy a bin, of `strategies`, few samples first: those worth most together within `budget` a problem."""
     problems = [right for of_bin in bins for right in of_bin]
-    affordable = [strategy for strategy in strategies if strategy.samples <= budget]
-    single = max(affordable, key=lambda strategy: math.fsum(right[strategy] for right in problems))
+    single = max((s for s in strategies if s[1] <= budget), key=lambda s: math.fsum(right[s] for right in problems))
     plans: dict[int, tuple[float, tuple[Strategy, ...]]] = {0: (0.0, ())}  # the best by what it spends
     for of_bin in bins:
         able = strategies if len(of_bin) > 1 else [single]  # one problem shows nothing
         values = {s: worth([right[s] - right[single] for right in of_bin]) if s != single else 0.0 for s in able}
-        longer: dict[int, tuple[float, tuple[Strategy, ...]]] = {}
-        for spent, (value, chosen) in plans.items():
-            for strategy, more in values.items():
-                spends = spent + strategy.samples * len(of_bin)
-                if spends <= budget * len(problems) and value + more > longer.get(spends, (-math.inf,))[0]:
-                    longer[spends] = value + more, (*chosen, strategy)
-        plans = longer
-    return plans[max(plans, key=lambda spent: (plans[spent][0], -spent))][1]
+        shorter, plans = plans, {}
+        for spent, (value, chosen) in shorter.items():
+            for (rule, n), more in values.items():
+                spends = spent + n * len(of_bin)
+                if spends <= budget * len(problems) and value + more > plans.get(spends, (-math.inf,))[0]:
+                    plans[spends] = value + more, (*chosen, (rule, n))
+    return plans[max(plans, key=lambda spent: (plans[spent][0], -spent))][1]  # a tie goes to the cheaper
 
 
 @dataclass(frozen=True)
@@ -104,15 +76,13 @@ class Allocation:
     strategies: tuple[Strategy, ...]
 
     def answer(self, model: Model, prompt: Prompt, run: Run) -> Answer:
-        chains = sample(model, prompt, run, n=self.probe, temperature=self.temperature)
-        scores = [judged.total for judged in run.score(prompt, chains)]
-        strategy = self.strategies[bisect_right(self.edges, fmean(scores))]
+        samples = scored(run, prompt, sample(model, prompt, run, self.probe, self.temperature))
+        rule, n = self.strategies[bisect_right(self.edges, fmean(score for score, _ in samples))]
         with contextlib.suppress(BudgetSpentError):  # then those that are there answer
-            if strategy.samples > len(chains):
-                more = sample(model, prompt, run, n=strategy.samples - len(chains), temperature=self.temperature)
-                chains += more
-                scores += [judged.total for judged in run.score(prompt, more)] if strategy.kind != "vote" else []
-        return Answer(choose(strategy.kind, chains, scores).text, tuple(chains))
+            if n > len(samples):
+                more = sample(model, prompt, run, n - len(samples), self.temperature)
+                samples += [(0.0, chain) for chain in more] if rule == "vote" else scored(run, prompt, more)
+        return Answer(pick(samples, rule).text, tuple(chain for _, chain in samples))
 
 
 @dataclass(frozen=True)
@@ -154,18 +124,18 @@ class ComputeOptimal:
         sizes = [self.probe << k for k in range((self.most // self.probe).bit_length())]
         ids, prompts = [problem.id for problem in dev], [problem.prompt for problem in dev]
         drawn = sample_many(model, prompts, run, ids, sizes[-1], self.temperature)
-        scored = [[s.total for s in run.score(p, chains)] for p, chains in zip(prompts, drawn, strict=True)]
-        weighs = min(map(min, scored)) >= 0  # below 0 a score weighs no vote
-        strategies = [Strategy(kind, n) for n in sizes for kind in KINDS if weighs or kind != "weighted"]
-        means = [fmean(scores[: self.probe]) for scores in scored]
+        judged = [scored(run, prompt, chains) for prompt, chains in zip(prompts, drawn, strict=True)]
+        weighs = all(score >= 0 for samples in judged for score, _ in samples)  # below 0 a score weighs no vote
+        strategies = [(rule, n) for n in sizes for rule in RULES if weighs or rule != "weighted"]
+        means = [fmean(score for score, _ in samples[: self.probe]) for samples in judged]
         edges = tuple(np.quantile(means, [k / self.bins for k in range(1, self.bins)]).tolist())
-        bins: list[list[dict[Strategy, float]]] = [[] for _ in range(self.bins)]
-        for problem, chains, scores, mean in zip(dev, drawn, scored, means, strict=True):
-            verdicts = {chain.text: data.verify(problem, chain.text)[0] for chain in chains}
+        bins: list[list[Shares]] = [[] for _ in range(self.bins)]
+        for problem, samples, mean in zip(dev, judged, means, strict=True):
+            verdicts = {chain.text: data.verify(problem, chain.text)[0] for _, chain in samples}
             shuffle = random.Random(run.seed("orders", problem.id))  # noqa: S311 - no secrets
-            later = range(self.probe, sizes[-1])
-            orders = [[*range(self.probe), *shuffle.sample(later, len(later))] for _ in range(ORDERS)]
-            bins[bisect_right(edges, mean)].append(shares_right(strategies, chains, scores, verdicts, orders))
+            probe, later = samples[: self.probe], samples[self.probe :]
+            orders = [probe + shuffle.sample(later, len(later)) for _ in range(ORDERS)]
+            bins[bisect_right(edges, mean)].append(shares_right(strategies, orders, verdicts))
         return Allocation(self.probe, self.temperature, edges, allocate(bins, strategies, self.samples))
 
     def answer(self, model: Model, prompt: Prompt, run: Run) -> Answer:

@@ -49,14 +49,14 @@ class Confidence:
     scales: ClassVar[str] = "samples"
     samples: int = 16
     """Traces that are begun, those of the warm-up included; the paper's 512."""
-    warm_up: int = 6
+    warm_up: int = 4
     """Traces that are drawn whole and set the threshold; the paper's 16. As many as `samples`: none is stopped."""
     window: int = 8
     """Tokens of a group, about a step here; the paper's 2048."""
     keep: float = 0.9
     """Share of the warm-up that reaches the threshold; the paper's .1 (low) or .9 (high)."""
-    consensus: float = 0.95
-    """Share of the vote at which no more traces are begun, the paper's tau: 1 is never."""
+    consensus: float = 0.7
+    """Share of the vote at which no more traces are begun: 1 is never. The paper's tau of .95 saves less of so few."""
     temperature: float = 0.7
     """Sampling temperature, self-consistency's; at 0 all traces would be the same."""
 

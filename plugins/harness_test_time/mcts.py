@@ -1,16 +1,13 @@
 """Monte Carlo tree search over steps: descend to where value and curiosity point, judge, and tell the whole path.
 
 Papers: RAP, Hao et al. 2023, arXiv:2305.14992, sec. 3.2 (UCT); AlphaZero, Silver et al. 2017, arXiv:1712.01815 (PUCT).
-A simulation descends from the root to a leaf, each time to the child a with the largest
-Q(a) + c P(a) sqrt(N) / (1 + N(a)) (PUCT) or Q(a) + c sqrt(ln N / N(a)) (UCT), N the parent's visits; grows k steps from
-a leaf that was visited before, and enters one; values it by v, the scorer's chance; and backs v up to every node of the
-path: N += 1, W += v, Q = W / N. So children's visits add up to their parent's at the root, to one less below it.
-P is the softmax of the steps' mean log-probabilities a token: length does not decide. An unvisited child has its
-parent's Q. Steps with equal text are one child. What a limit cut off is worth 0. A finished leaf may be visited again,
-at no cost; the search ends where nothing else is left. All solutions drawn then vote, by chances and not by visits,
-which tell where was searched. Reward comes at the end only: v is the same for all of a path, and has no sign to change.
+A simulation descends from the root to a leaf, each time to the child with the largest bound; grows k steps from a leaf
+that was visited before, and enters one; values it by v, the scorer's chance; and tells the whole path: N += 1, W += v,
+Q = W / N. An unvisited child has its parent's Q. P is the softmax of the steps' mean log-probabilities a token: length
+does not decide. Steps with equal text are one child. What a limit cut off is worth 0. A finished leaf may be visited
+again, at no cost; the search ends where nothing else is left. All solutions drawn then vote, by their chances.
 Data: none; the scorer before it was trained. Cost: a simulation draws at most k steps and a solution, and asks for one
-judgement; they come one after another. Solutions that were drawn and never visited are judged at the end.
+judgement; they come one after another. Solutions that were never visited are judged at the end.
 Left out: RAP's rewards of single steps and its prompts; AlphaZero's noise at the root and its choice by visits.
 """
 
@@ -18,12 +15,11 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from harness import Answer, BudgetSpentError, Completion, Model, Prompt, Run, hookimpl
-from harness.toolbox import ROOT, check_fields, goes_on, grow, vote
+from harness.toolbox import ROOT, check_fields, goes_on, grow, judge, vote
 
 
 @dataclass(eq=False)
@@ -35,12 +31,18 @@ class Node:
     visits: int = 0
     worth: float = 0.0
     children: list[Node] = field(default_factory=list)
+    exhausted: bool = False
+    """Whether nothing new can be found below."""
 
-    @property
-    def exhausted(self) -> bool:
-        """Whether nothing new can be found below."""
-        ended = all(child.exhausted for child in self.children) if self.children else not goes_on(self.branch)
-        return ended and self.visits > 0
+    def expand(self, steps: list[Completion]) -> None:
+        """Give a leaf its children, equal ones once, with their priors."""
+        branches: dict[tuple[str, str], Completion] = {}
+        for branch in steps:
+            branches.setdefault((branch.text, branch.finish), branch)
+        logprobs = [branch.logprobs[len(self.branch.logprobs) :] for branch in branches.values()]
+        means = [sum(of_step) / max(1, len(of_step)) for of_step in logprobs]
+        odds = [math.exp(mean - max(means)) for mean in means]
+        self.children = [Node(branch, each / sum(odds)) for branch, each in zip(branches.values(), odds, strict=True)]
 
 
 @dataclass
@@ -53,32 +55,13 @@ class Tree:
     root: Node = field(default_factory=lambda: Node(ROOT))
     solutions: list[Completion] = field(default_factory=list)
     """All that were finished, in the order drawn; equal ones are a vote each, as equal samples are."""
-    chances: dict[tuple[int, ...], float] = field(default_factory=dict)
+    known: dict[tuple[int, ...], tuple[float, Completion]] = field(default_factory=dict)
 
     def grow(self, branch: Completion, n: int, temperature: float, *, whole: bool = False) -> list[Completion]:
         """Branches from one that goes on."""
         [grown] = grow(self.model, self.prompt, self.run, [branch], n, temperature, whole=whole)
         self.solutions += [longer for longer in grown if longer.finish == "eos"]
         return grown
-
-    def judge(self, branches: Sequence[Completion]) -> list[float]:
-        """The scorer's chances of branches, asked for in one round; nothing is judged twice."""
-        new = {branch.tokens: branch for branch in branches if branch.tokens not in self.chances}
-        if new:
-            judged = self.run.score(self.prompt, list(new.values()))
-            self.chances.update(zip(new, (scores.total for scores in judged), strict=True))
-        return [self.chances[branch.tokens] for branch in branches]
-
-
-def expand(node: Node, steps: Sequence[Completion]) -> None:
-    """Give a leaf its children, equal ones once, with their priors."""
-    branches: dict[tuple[str, str], Completion] = {}
-    for branch in steps:
-        branches.setdefault((branch.text, branch.finish), branch)
-    logprobs = [branch.logprobs[len(node.branch.logprobs) :] for branch in branches.values()]
-    means = [sum(of_step) / max(1, len(of_step)) for of_step in logprobs]
-    odds = [math.exp(mean - max(means)) for mean in means]
-    node.children = [Node(branch, each / sum(odds)) for branch, each in zip(branches.values(), odds, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -114,37 +97,41 @@ class MCTS:
     def answer(self, model: Model, prompt: Prompt, run: Run) -> Answer:
         tree = Tree(model, prompt, run)
         self.search(tree)
-        if not tree.solutions:
-            return self.unfinished(tree)
-        judged = list(zip(tree.judge(tree.solutions), tree.solutions, strict=True))
+        if not tree.solutions:  # the most visited leaf, carried to its end if tokens are left
+            node = tree.root
+            while node.children:
+                node = max(node.children, key=lambda child: child.visits)
+            best = node.branch
+            with contextlib.suppress(BudgetSpentError):
+                [best] = tree.grow(best, 1, self.temperature, whole=True)
+            return Answer(best.text, (best,))
+        judged = judge(run, prompt, tree.solutions, tree.known)
         chances, ranked = zip(*sorted(judged, key=lambda item: -item[0]), strict=True)
-        return Answer(vote(ranked, chances).text, tuple(tree.solutions))
+        return Answer(vote(ranked, chances).text, tuple(tree.solutions))  # visits tell but where was searched
 
     def search(self, tree: Tree) -> None:
-        try:
-            for _ in range(self.simulations):
+        tree.root.expand(tree.grow(ROOT, self.branching, self.temperature))
+        with contextlib.suppress(BudgetSpentError):
+            while tree.root.visits < self.simulations and not tree.root.exhausted:
                 self.simulate(tree)
-                if tree.root.exhausted:
-                    break
-        except BudgetSpentError:
-            if not tree.root.children:
-                raise
 
     def simulate(self, tree: Tree) -> None:
         path = [tree.root]
-        while path[-1].children:
-            path.append(self.best_child(path[-1]))
-        leaf = path[-1]
-        if goes_on(leaf.branch) and (leaf.visits or leaf is tree.root):
-            expand(leaf, tree.grow(leaf.branch, self.branching, self.temperature))
-            path.append(self.best_child(leaf))
-        value = self.value_of(tree, path[-1].branch)
-        for node in path:
+        while (node := path[-1]).children or (node.visits and goes_on(node.branch)):
+            if not node.children:
+                node.expand(tree.grow(node.branch, self.branching, self.temperature))
+            path.append(self.best_child(node))
+        branch = node.branch
+        if self.evaluate == "rollout" and goes_on(branch):
+            [branch] = tree.grow(branch, 1, self.temperature, whole=True)
+        value = 0.0 if branch.finish == "length" else judge(tree.run, tree.prompt, [branch], tree.known)[0][0]
+        for node in reversed(path):
             node.visits += 1
             node.worth += value
+            node.exhausted = all(c.exhausted for c in node.children) if node.children else not goes_on(node.branch)
 
     def best_child(self, parent: Node) -> Node:
-        """The child with the largest bound; a tie goes to the first."""
+        """The child with the largest bound, of PUCT or UCT; a tie goes to the first."""
         visits = max(1, parent.visits)  # the root's are 0 at first, and P decides all the same
 
         def bound(child: Node) -> float:
@@ -155,22 +142,6 @@ class MCTS:
             return q + self.exploration * math.sqrt(math.log(visits) / max(1, child.visits))
 
         return max(parent.children, key=bound)
-
-    def value_of(self, tree: Tree, branch: Completion) -> float:
-        """The chance v of a leaf, 0 where a limit cut it off."""
-        if self.evaluate == "rollout" and goes_on(branch):
-            [branch] = tree.grow(branch, 1, self.temperature, whole=True)
-        return 0.0 if branch.finish == "length" else tree.judge([branch])[0]
-
-    def unfinished(self, tree: Tree) -> Answer:
-        """Where no solution was finished: the most visited leaf, carried to its end if tokens are left."""
-        node = tree.root
-        while node.children:
-            node = max(node.children, key=lambda child: child.visits)
-        best = node.branch
-        with contextlib.suppress(BudgetSpentError):
-            [[best]] = grow(tree.model, tree.prompt, tree.run, [best], 1, self.temperature, whole=True)
-        return Answer(best.text, (best,))
 
 
 @hookimpl

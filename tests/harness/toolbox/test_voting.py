@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
-from harness import Completion
-from harness.toolbox import elect, vote
+from harness import Completion, Run, Scores
+from harness.toolbox import RULES, elect, pick, scored, vote
 
 
 def said(*texts):
@@ -57,10 +57,29 @@ def test_where_all_weigh_nothing_all_weigh_the_same():
     assert vote(said("A: 1", "A: 7", "A: 7"), [0.0, 0.0, 0.0]).text == "A: 7"
 
 
+def test_who_answers_by_each_rule():
+    one, two, three = said("A: 1", "A: 2", "A: 2")
+    judged = [(0.6, one), (0.5, two), (0.05, three)]
+    assert {rule: pick(judged, rule).text for rule in RULES} == {"vote": "A: 2", "weighted": "A: 1", "best": "A: 1"}
+    assert pick([(0.1, one), (0.5, two), (0.5, three)], "best") is two  # a tie goes to the first
+    assert pick([(-2.0, one), (-1.0, two), (-3.0, three)], "vote") is two  # which reads no score
+    with pytest.raises(ValueError, match="cannot weigh a vote"):
+        pick([(-2.0, one), (-1.0, two)], "weighted")
+
+
+def test_every_completion_is_scored_in_one_request():
+    asked, chains = [], said("A: 1", "A: 2")
+    run = Run(0, submit=lambda *request: asked.append(request) or [Scores(0.3, (0.9,)), Scores(0.7)])
+    assert scored(run, "1+1?", chains) == [(0.3, chains[0]), (0.7, chains[1])]
+    assert len(asked) == 1
+    assert asked[0][0] == "score"
+
+
 def test_what_was_not_finished_is_elected_only_where_nothing_was():
     one, two, cut = said("A: 1", "A: 7", "A: 3")
     cut = dataclasses.replace(cut, finish="length")
     scored = [(0.2, one), (0.3, two), (0.25, one), (0.9, cut)]
     assert (elect(scored, "best").text, elect(scored, "vote").text) == ("A: 7", "A: 1")
     assert elect(scored, "vote").completions == (one, two, one)
-    assert elect([(0.1, dataclasses.replace(cut, text="A: 4")), (0.9, cut)], "vote").text == "A: 3"
+    others = [(0.5, dataclasses.replace(cut, text="A: 4"))] * 2
+    assert elect([*others, (0.9, cut)], "vote").text == "A: 3"  # and then nothing votes

@@ -1,19 +1,15 @@
-"""Process reward model: where steps end, the loss by hand and by the token classifier that TRL trains, both labels."""
+"""Process reward model: what it reads where steps end, the loss by hand and by the token classifier that TRL trains."""
 
 import dataclasses
-import json
 import math
 import re
-from importlib.resources import files
 
 import pytest
 import torch
 from transformers import LlamaForTokenClassification
 
-from harness import Completion, Problem, Run, Stepwise
-from harness.builtin.causal_lm import CausalLM
-from harness.builtin.devices import Cpu
-from harness.toolbox import collate, scalar_head
+from harness import Completion, Run, Stepwise
+from harness.toolbox import Draft, collate, labelled_drafts, scalar_head, stepwise_draft
 from harness_rl import process_reward_model as module
 from harness_rl.process_reward_model import HEAD, ProcessRewardModel, marks, step_logits
 
@@ -44,17 +40,7 @@ def scores(model, *completions, **options):
     return ProcessRewardModel(**options).score(model, "1+1?", completions, Run(0))
 
 
-# -- where steps end
-
-
-def test_every_row_of_the_embedded_world_has_as_many_ends_as_labels():
-    model = CausalLM.load(files("harness_world") / "base", Cpu())
-    lines = (files("harness_world") / "files" / "stepwise.jsonl").read_text(encoding="utf-8").splitlines()
-    for said in map(json.loads, lines[::8]):
-        row = Stepwise(said["id"], said["prompt"], tuple(said["completions"]), tuple(said["labels"]))
-        (_, tokens), ends, labels = ProcessRewardModel().draft(model, row)
-        assert len(ends) == len(labels) == len(row.labels)
-        assert all(model.decode([tokens[end - 1]]) == "." for end in ends)
+# -- what it reads
 
 
 def test_the_marks_follow_a_prompt_that_was_cut_and_leave_out_a_row_that_does_not_fit(judge):
@@ -67,19 +53,11 @@ def test_the_marks_follow_a_prompt_that_was_cut_and_leave_out_a_row_that_does_no
     assert [judge.decode(rows.input_ids[0, : c + 1])[-4:] for c in columns] == ["=22.", "=11."]
 
 
-def test_a_row_whose_steps_end_elsewhere_is_named(judge):
-    for steps in (("one. two.", "three."), ("one", "two.")):
-        with pytest.raises(ValueError, match="row s7: a step must end with its sentence"):
-            ProcessRewardModel().draft(judge, Stepwise("s7", "1+1?", steps, (True,) * len(steps)))
-
-
-# -- scores
-
-
 def test_a_step_is_judged_by_hidden_state_and_log_probabilities_up_to_its_end(judge):
     ids, tokens = judge.encode_prompt("1+1?"), judge.encode_completion(TEXT)
     output = judge.module(torch.tensor([ids + tokens]), output_hidden_states=True)
-    ends = [len(ids) + len(text) for text in ("T: 10+12=22.", "T: 10+12=22. 22/2=11.", TEXT)]  # a token a character
+    texts = ("T: 10+12=22.", "T: 10+12=22. 22/2=11.", TEXT)
+    ends = [len(ids) + len(text) for text in texts]  # a token a character
     logprob_T = output.logits[0, :-1].log_softmax(-1)[range(len(ids + tokens) - 1), (ids + tokens)[1:]]
     wanted = []
     for end in ends:
@@ -88,7 +66,7 @@ def test_a_step_is_judged_by_hidden_state_and_log_probabilities_up_to_its_end(ju
         wanted.append(judge.heads[HEAD](read).sigmoid().item())
     [score] = scores(judge, completion(judge, TEXT), aggregate="last")
     assert score.steps == pytest.approx(wanted[:2], abs=1e-5)
-    assert score.total == pytest.approx(wanted[2], abs=1e-5)  # the answer is the last to be judged
+    assert score.total == pytest.approx(wanted[2], abs=1e-5)  # the answer is judged as well
 
 
 def test_later_steps_change_nothing_and_nor_do_other_rows(judge):
@@ -115,12 +93,17 @@ def test_aggregates_by_hand(judge, aggregate):
 
 
 def test_no_step_scores_least(judge):
-    empty, full = scores(judge, completion(judge, ""), completion(judge, TEXT))
+    empty, full = scores(judge, completion(judge, "", eos=False), completion(judge, TEXT))
     assert (empty.total, empty.steps) == (0.0, ())
     assert 0 < full.total < 1
-    [bare] = scores(judge, completion(judge, "A: 11"))
+    bare, silent, begun = scores(
+        judge, completion(judge, "A: 11"), completion(judge, "T: 1."), completion(judge, "T: 1.", eos=False)
+    )
     assert 0 < bare.total < 1
     assert bare.steps == ()
+    assert silent.total == 0  # it ended without an answer; what is begun may still come to one
+    assert silent.steps == pytest.approx(begun.steps)
+    assert begun.total > 0
 
 
 @pytest.mark.parametrize(("field", "value"), [("labels", "guessed"), ("aggregate", "median")])
@@ -209,59 +192,21 @@ def test_the_loss_is_that_of_the_token_classifier_that_trl_trains(judge):
         wanted.append([pad] * len(start) + of_tokens)
         texts = tuple(steps[k].removeprefix("T: ").strip() + "." for k in of_row)
         row = Stepwise(str(number), prompt, texts, labels[: len(texts)])
-        drafts.append(ProcessRewardModel().draft(judge, row))
+        drafts.append(stepwise_draft(judge, row, "T: "))
     width = max(map(len, ids))
     theirs = classifier(
         input_ids=torch.tensor([row + [0] * (width - len(row)) for row in ids]),
         attention_mask=torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in ids]),
         labels=torch.tensor([row + [pad] * (width - len(row)) for row in wanted]),
     ).loss
-    rows = collate(judge, [pair for pair, _, _ in drafts])
-    logit_K = step_logits(judge, rows, marks(rows, [ends for _, ends, _ in drafts]))
-    label_K = torch.tensor([label for _, _, of_row in drafts for label in of_row]).float()
+    rows = collate(judge, [draft.pair for draft in drafts])
+    logit_K = step_logits(judge, rows, marks(rows, [draft.ends for draft in drafts]))
+    label_K = torch.tensor([label for draft in drafts for label in draft.labels]).float()
     ours = torch.nn.functional.binary_cross_entropy_with_logits(logit_K, label_K)
     assert ours.item() == pytest.approx(theirs.item(), rel=1e-5)
 
 
 # -- labels of the start's own solutions
-
-
-def draws(monkeypatch, judge, texts, verdicts=("",)):
-    """Let the start answer `texts`, and every rollout from a prefix what `verdicts` says; the requests that it got."""
-    asked = []
-
-    def solve(model, prompts, run, ids, n):
-        assert len(texts) == len(prompts) * n
-        return [[completion(judge, text) for text in texts[k * n : (k + 1) * n]] for k in range(len(prompts))]
-
-    def go_on(model, requests):
-        asked.extend(requests)
-        return [[completion(judge, verdicts[k % len(verdicts)]) for k in range(len(r.seeds))] for r in requests]
-
-    monkeypatch.setattr(module, "sample_many", solve)
-    monkeypatch.setattr(module, "draw", go_on)
-    return asked
-
-
-def test_the_dataset_checks_the_steps_of_the_start_s_solutions_and_the_verifier_their_answer(
-    judge, toy_data, monkeypatch
-):
-    """A text with other steps than were checked has no label; a bare answer is right or not."""
-    told = {TEXT: (True, False), "T: 2.\nA: 2": (True,), "A: 3": (), "T: 1. 2.\nA: 2": (True,)}
-    seen = []
-    data = dataclasses.replace(toy_data, check_steps=lambda p, text: (seen.append((p.id, text)), told[text])[1])
-    asked = draws(monkeypatch, judge, list(told))
-    batch = [Problem("a", "10+12?", "11"), Problem("b", "1+1?", "2")]
-    drafts = ProcessRewardModel(samples=2).solved(judge, batch, data, Run(3))
-    assert seen == list(zip("aabb", told, strict=True))
-    assert asked == []
-    assert [(ends, labels) for _, ends, labels in drafts] == [
-        ([12, 21, 27], (True, False, True)),
-        ([5, 10], (True, False)),
-        ([4], (False,)),
-        ((), ()),
-    ]
-    assert drafts[0][0] == (judge.encode_prompt("10+12?"), tuple(judge.encode_completion(TEXT)))
 
 
 def test_checked_solutions_are_preferred_to_the_view(train, stepwise_data):
@@ -270,33 +215,17 @@ def test_checked_solutions_are_preferred_to_the_view(train, stepwise_data):
     assert run.ledger.sampled_tokens > 0
 
 
-def test_a_label_is_whether_any_rollout_ends_right(judge, toy_data, monkeypatch):
-    batch = [Problem("a", "10+12?", "11"), Problem("b", "1+1?", "2"), Problem("c", "1?", "1")]
-    asked = draws(monkeypatch, judge, [TEXT, "T: 3.\nA: 2", ""], ["\nA: 11", "\nA: 4", "\nA: 11", "\nA: 5"])
-    run = Run(3, max_new_tokens=40)
-    drafts = ProcessRewardModel(labels="monte-carlo", samples=1, rollouts=4).solved(judge, batch, toy_data, run)
-    assert [labels for _, _, labels in drafts] == [(True, True, True), (False, False), ()]
-    assert [len(ends) for _, ends, _ in drafts] == [3, 2, 0]
-    # prefix continuation: the ids of the prompt, then those of the prefix, as they were drawn
-    prefixes = ["T: 10+12=22.", "T: 10+12=22. 22/2=11.", TEXT, "T: 3.", "T: 3.\nA: 2"]
-    prompts = [batch[k].prompt for k in (0, 0, 0, 1, 1)]
-    for request, prompt, prefix in zip(asked, prompts, prefixes, strict=True):
-        ids = judge.encode_prompt(prompt)
-        assert request.prompt_ids == (*ids, *judge.encode_completion(prefix)[:-1])
-        assert request.max_new_tokens == 40
-        assert request.temperature == 1.0
-    seeds = [seed for request in asked for seed in request.seeds]
-    assert len(set(seeds)) == len(seeds) == 20
-    assert run.ledger.sampled_tokens > 0
+@pytest.mark.parametrize(("labels", "rollouts"), [("checked", None), ("monte-carlo", 5)])
+def test_solutions_are_labelled_as_the_fields_say(train, stepwise_data, monkeypatch, labels, rollouts):
+    data, asked = dataclasses.replace(stepwise_data, check_steps=lambda problem, text: ()), []
 
+    def label(model, batch, data, run, **options):
+        asked.append((len(batch), options))
+        return labelled_drafts(model, batch, data, run, **options)
 
-def test_a_prefix_is_verified_together_with_what_follows_it(judge, toy_data, monkeypatch):
-    seen = []
-    data = dataclasses.replace(toy_data, verify=lambda problem, text: (seen.append(text), (True, text))[1])
-    draws(monkeypatch, judge, ["T: 2.\nA: 2"], ["\nA: 5"])
-    method = ProcessRewardModel(labels="monte-carlo", samples=1, rollouts=1)
-    method.solved(judge, [Problem("b", "1+1?", "2")], data, Run(3))
-    assert seen == ["T: 2.\nA: 5", "T: 2.\nA: 2\nA: 5"]
+    monkeypatch.setattr(module, "labelled_drafts", label)
+    train(ProcessRewardModel(labels=labels, samples=3, rollouts=5, batch_size=8), tokens=500, data=data)
+    assert asked[0] == (2, {"samples": 3, "rollouts": rollouts})
 
 
 def test_it_learns_from_rollouts(train, tiny_model, toy_data):
@@ -311,7 +240,7 @@ def test_it_learns_from_rollouts(train, tiny_model, toy_data):
 
 
 def test_a_batch_without_steps_says_so(train, toy_data, judge, monkeypatch):
-    draws(monkeypatch, judge, [""] * 12)
+    monkeypatch.setattr(module, "labelled_drafts", lambda *_, **__: [Draft(([1, 9], [9, 2]))] * 12)
     data = dataclasses.replace(toy_data, problems=toy_data.problems[:12])
     run = Run(7, budget=50)
     monkeypatch.setattr(Run, "batches", lambda self, items, size: iter([items]))

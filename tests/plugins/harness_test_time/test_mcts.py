@@ -7,7 +7,7 @@ import pytest
 
 from harness import BudgetSpentError, Completion, Run, Scores
 from harness.toolbox import ROOT, charge, draw
-from harness_test_time.mcts import MCTS, Node, Tree, expand
+from harness_test_time.mcts import MCTS, Node, Tree
 
 LETTERS = "abcd"
 
@@ -93,7 +93,7 @@ def test_the_prior_counts_in_puct_alone(parent):
 
 def test_priors_are_of_the_step_alone_and_length_does_not_decide():
     node = Node(step([-3.0, -4.0], "so."))
-    expand(node, [step([-3.0, -4.0, *[-0.1] * 10], "so. long."), step([-3.0, -4.0, -0.5], "so. short.")])
+    node.expand([step([-3.0, -4.0, *[-0.1] * 10], "so. long."), step([-3.0, -4.0, -0.5], "so. short.")])
     long, short = (child.prior for child in node.children)
     assert long / short == pytest.approx(math.exp(0.4))
     assert long + short == pytest.approx(1)
@@ -101,7 +101,7 @@ def test_priors_are_of_the_step_alone_and_length_does_not_decide():
 
 def test_the_first_step_into_an_unknown_tree_is_the_likeliest():
     root = Node(ROOT)
-    expand(root, [step([-2.0], "a."), step([-1.0], "b."), step([-3.0], "c.")])
+    root.expand([step([-2.0], "a."), step([-1.0], "b."), step([-3.0], "c.")])
     assert MCTS().best_child(root) is root.children[1]
 
 
@@ -176,6 +176,8 @@ def test_the_search_ends_with_the_tree(world, tiny_model):
         assert tree.root.exhausted
         assert all(node.visits for node in nodes(tree.root))
         assert len(nodes(tree.root)) == 7
+    made = world(ladder(2), lambda text: 0.5)
+    assert searched(made, MCTS(branching=1), tiny_model).root.visits == 2  # at once: a step, and the answer behind it
 
 
 def test_a_finished_leaf_is_visited_again_at_no_cost(world, tiny_model):
