@@ -91,6 +91,7 @@ class ComputeOptimal:
     family: ClassVar[str] = "test-time"
     after: ClassVar[tuple[str, ...]] = ("cot-sft", "process-reward-model")
     needs: ClassVar[tuple[str, ...]] = ("scorer",)
+    scales: ClassVar[str] = "samples"
     samples: int = 16
     """N: completions a question, on average over dev, the probe among them."""
     probe: int = 4

@@ -70,6 +70,7 @@ class MCTS:
     family: ClassVar[str] = "test-time"
     after: ClassVar[tuple[str, ...]] = ("cot-sft", "process-reward-model")
     needs: ClassVar[tuple[str, ...]] = ("scorer",)
+    scales: ClassVar[str] = "simulations"
     simulations: int = 16
     """Descents from the root; fewer where the budget or the tree ends before."""
     branching: int = 4
