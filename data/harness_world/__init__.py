@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeVar, overload
@@ -55,7 +55,7 @@ class World:
     """Problems with one right answer each; what is not the domain's own is shared by all datasets."""
 
     name: str
-    test: Sequence[Problem]
+    test: Sequence[Problem] = field(repr=False)  # the verifier that methods are handed is bound to this
     domain: str = ""
     """What the files of its train and dev splits and of its corpus begin with."""
 

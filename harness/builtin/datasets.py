@@ -36,7 +36,7 @@ class TextDataset:
     name: str
     train: Sequence[Problem]
     dev: Sequence[Problem]
-    test: Sequence[Problem]
+    test: Sequence[Problem] = field(repr=False)  # the verifier that methods are handed is bound to this
     views: Mapping[str, Any] = field(default_factory=dict)
     """View to its rows, under the names of TrainingData's fields."""
 

@@ -30,6 +30,13 @@ def test_a_file_is_cut_into_disjoint_splits(tmp_path, rows):
     assert spec.train_tokens > 0
 
 
+def test_what_a_trainer_is_handed_shows_no_test_row(tmp_path, rows):
+    dataset = find_dataset(str(write(tmp_path / "mine.jsonl", rows))).load()
+    told = repr(dataset.training())
+    assert dataset.training().problems[0].prompt in told
+    assert not any(f"'{problem.prompt}'" in told for problem in dataset.test)
+
+
 def test_a_row_stays_in_its_split_when_others_come(rows):
     problems = [Problem(str(i), row["question"], row["answer"]) for i, row in enumerate(rows)]
     few, many = cut("d", problems[:40]), cut("d", problems)
