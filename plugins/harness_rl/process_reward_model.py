@@ -123,7 +123,7 @@ class ProcessRewardModel:
         chances = torch.split(step_logits(model, rows, ends_RT).sigmoid(), ends_RT.sum(-1).tolist())
         scores = []
         for completion, (ends, count), chance_k in zip(completions, judged, chances, strict=True):
-            silent = completion.finish == "eos" and len(ends) == count
+            silent = completion.finish != "stop" and len(ends) == count  # and no more will be said
             total = 0.0 if silent or not len(chance_k) else float(AGGREGATES[self.aggregate](chance_k))
             scores.append(Scores(total, tuple(chance_k.tolist()[:count])))
         return scores

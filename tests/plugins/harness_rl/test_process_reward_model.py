@@ -33,7 +33,7 @@ def stepwise_data(toy_data):
 
 def completion(model, text, *, eos=True):
     tokens = tuple(model.encode_completion(text))
-    return Completion(text, tokens if eos else tokens[:-1], (), "eos" if eos else "length")
+    return Completion(text, tokens if eos else tokens[:-1], (), "eos" if eos else "stop")
 
 
 def scores(model, *completions, **options):
@@ -96,12 +96,12 @@ def test_no_step_scores_least(judge):
     empty, full = scores(judge, completion(judge, "", eos=False), completion(judge, TEXT))
     assert (empty.total, empty.steps) == (0.0, ())
     assert 0 < full.total < 1
-    bare, silent, begun = scores(
-        judge, completion(judge, "A: 11"), completion(judge, "T: 1."), completion(judge, "T: 1.", eos=False)
-    )
+    begun = completion(judge, "T: 1.", eos=False)
+    cut = dataclasses.replace(begun, finish="length")
+    bare, silent, begun, cut = scores(judge, completion(judge, "A: 11"), completion(judge, "T: 1."), begun, cut)
     assert 0 < bare.total < 1
     assert bare.steps == ()
-    assert silent.total == 0  # it ended without an answer; what is begun may still come to one
+    assert silent.total == cut.total == 0  # it ended without an answer; what is begun may still come to one
     assert silent.steps == pytest.approx(begun.steps)
     assert begun.total > 0
 
