@@ -1,12 +1,12 @@
 """Speculative rejection: best-of-n that gives up, step after step, the solutions that a scorer likes least so far.
 
 Paper: Sun et al. 2024, arXiv:2410.20290: all solutions grow side by side; at each check those are rejected that score
-below the alpha-quantile, S(x, y_i) < q_alpha(S(x, y_1), ..., S(x, y_n)); finished and unfinished ones are one pool.
-y* = argmax S of the finished. Where the quantile is the least of the pool, nothing will be rejected any more: the rest
-is grown to its end in one go. With alpha = 0 that is so from the start, and this is best-of-n, sample by sample.
+far below the rest, here S(x, y_i) < alpha max_j S(x, y_j); finished and unfinished ones are one pool. y* = argmax S of
+the finished. With alpha = 0 nothing is rejected, and this is best-of-n, sample by sample.
 Data: none; the scorer before it in the pipeline was trained, and must make sense of partial solutions. Cost: the first
 step of n completions, fewer and fewer of the steps to come, and a judgement of each different partial solution.
-Deviations: the paper checks where memory is full; here it is after each step. A finished solution that is rejected
+Deviations: the paper rejects the share alpha of a pool, whatever it scores: good ones of an easy question as well, and
+too few of a hard one. It checks where memory is full; here it is after each step. A finished solution that is rejected
 leaves the pool, but may still be the answer: dropping it would save nothing.
 """
 
@@ -35,8 +35,8 @@ class SpeculativeRejection:
     scales: ClassVar[str] = "samples"
     samples: int = 16
     """Solutions that are begun."""
-    alpha: float = 0.25
-    """Share of the pool that each check rejects, rounded down; the authors' code runs .5. At 0 this is best-of-n."""
+    alpha: float = 0.65
+    """Share of the best score that is needed to go on. At 0 this is best-of-n."""
     temperature: float = 1.0
     """Sampling temperature; at 0 all would be the same."""
 
@@ -50,7 +50,7 @@ class SpeculativeRejection:
 
     def answer(self, model: Model, prompt: Prompt, run: Run) -> Answer:
         heat, scores = self.temperature, dict[Completion, float]()
-        if self.rejected(self.samples) == 0:
+        if self.alpha == 0:
             pool = sample(model, prompt, run, self.samples, heat)
         else:
             [pool] = grow(model, prompt, run, [ROOT], self.samples, heat)
@@ -63,7 +63,7 @@ class SpeculativeRejection:
                 break
             pool = self.survivors(pool, scores)
             try:
-                grown = grow(model, prompt, run, pool, 1, heat, whole=self.rejected(len(pool)) == 0)
+                grown = grow(model, prompt, run, pool, 1, heat, whole=len(pool) == 1)
             except BudgetSpentError:
                 break
             finished += [new for old, [new] in zip(pool, grown, strict=True) if goes_on(old) and not goes_on(new)]
@@ -72,13 +72,10 @@ class SpeculativeRejection:
         return Answer(max(rivals, key=scores.__getitem__).text, tuple(rivals))  # a tie goes to the first
 
     def survivors(self, pool: Sequence[Completion], scores: Mapping[Completion, float]) -> list[Completion]:
-        """Those that do not score below the quantile, the best one always among them."""
-        quantile = sorted(scores[branch] for branch in pool)[self.rejected(len(pool))]
-        return [branch for branch in pool if scores[branch] >= quantile]
-
-    def rejected(self, size: int) -> int:
-        """How many of a pool are below the quantile where no two score the same."""
-        return int(self.alpha * size + 1e-9)  # .29 * 100 is a little below 29
+        """Those that score near enough to the best, which is always among them."""
+        best = max(scores[branch] for branch in pool)
+        enough = min(self.alpha * best, best)  # below 0, the share of the best is above it
+        return [branch for branch in pool if scores[branch] >= enough]
 
 
 @hookimpl

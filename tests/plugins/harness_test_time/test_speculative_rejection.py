@@ -37,24 +37,27 @@ def pools(made):
 
 def test_the_worst_go_at_every_step(world):
     made = world(ladder(), rank)
-    answer = made.answer(SpeculativeRejection(samples=16, alpha=0.25))
-    assert [sum(len(r.seeds) for r in requests) for requests in made.drawn] == [16, 12, 9, 7]
-    survivors = sorted(range(16), key=lambda k: k * 7 % 16)[-7:]
+    answer = made.answer(SpeculativeRejection(samples=16, alpha=0.6))
+    assert [sum(len(r.seeds) for r in requests) for requests in made.drawn] == [16, 7, 7, 7]
+    survivors = sorted(range(16), key=lambda k: k * 7 % 16)[9:]  # 9/16 and more: .6 of 15/16 is exactly 9/16
     assert [number(c.text) for c in answer.completions] == sorted(survivors)
     assert answer.text.endswith("A: 9")  # 63 % 16 = 15
     assert len(made.judged) == 4
+    made = world(ladder(), lambda text: rank(text) / (1 + text.count("go")))  # the scale is the pool's own
+    made.answer(SpeculativeRejection(samples=16, alpha=0.6))
+    assert [sum(len(r.seeds) for r in requests) for requests in made.drawn] == [16, 7, 7, 7]
 
 
 def test_the_last_of_a_pool_go_to_their_end_at_once(world):
     made = world(ladder(steps=6), rank)
-    made.answer(SpeculativeRejection(samples=4, alpha=0.25))
+    made.answer(SpeculativeRejection(samples=4, alpha=0.95))
     [first], *rounds = made.drawn
     assert (len(first.seeds), first.stop != ()) == (4, True)
-    assert [(len(requests), requests[0].stop) for requests in rounds] == [(3, ())]
-    assert [len(texts) for texts in made.judged] == [4, 3]
+    assert [(len(requests), requests[0].stop) for requests in rounds] == [(1, ())]
+    assert [len(texts) for texts in made.judged] == [4, 1]
 
 
-def test_the_quantile_is_of_all_and_ties_stay(world):
+def test_ties_stay(world):
     made = world(ladder(), lambda text: 0.5)
     answer = made.answer(SpeculativeRejection(samples=8, alpha=0.5))
     assert [len(requests) for requests in made.drawn] == [1, 8, 8, 8]
@@ -72,18 +75,20 @@ def test_more_rejection_is_fewer_tokens(world):
 
 
 def test_finished_and_unfinished_are_one_pool(world):
-    """Two short solutions are finished after a step: they are in the quantile, and cost nothing from then on."""
+    """Two short solutions are finished after a step: the others must keep up, and they cost nothing from then on."""
 
     def speak(said, k):
         return {0: "0:\nA: 0", 1: "1:\nA: 1"}.get(k, "") if not said and k < 2 else ladder()(said, k)
 
     made = world(speak, lambda text: {0: 0.1, 1: 0.9, 2: 0.3, 3: 0.5}[number(text)])
-    answer = made.answer(SpeculativeRejection(samples=4, alpha=0.5))
-    # 0 and 2 go, and after another step 3, which among the unfinished alone would have been the best.
-    assert [len(requests) for requests in made.drawn] == [1, 1]
-    assert made.judged[1:] == [["3: go. go."]]  # 1 is not judged again
+    answer = made.answer(SpeculativeRejection(samples=4, alpha=0.6))
+    # All but 1 go, 3 as well, which among the unfinished would have been the best: nothing is left to grow.
+    assert [len(requests) for requests in made.drawn] == [1]
     assert answer.text == "1:\nA: 1"
     assert [number(c.text) for c in answer.completions] == [0, 1]
+    made = world(speak, lambda text: {0: 0.1, 1: 0.9, 2: 0.3, 3: 0.5}[number(text)])
+    made.answer(SpeculativeRejection(samples=4, alpha=0.5))
+    assert made.judged[1] == ["3: go. go."]  # 1 is not judged again
 
 
 def test_a_finished_solution_that_was_rejected_may_still_be_the_best(world):
@@ -178,12 +183,13 @@ def test_what_the_budget_cut_short_is_no_finished_solution(world):
     assert answer.text in [c.text for c in answer.completions]
 
 
-def test_the_quantile_by_hand():
+def test_who_goes_on_by_hand():
     pool = [Completion(str(k), (), (), "stop") for k in range(10)]
-    scores = {branch: int(branch.text) % 5 / 5 for branch in pool}  # 0 .2 .4 .6 .8, twice
-    for alpha, kept in ((0.0, 10), (0.1, 10), (0.2, 8), (0.3, 8), (0.4, 6), (0.9, 2), (0.99, 2)):
+    scores = {branch: int(branch.text) % 5 / 4 for branch in pool}  # 0 .25 .5 .75 1, twice
+    for alpha, kept in ((0.0, 10), (0.1, 8), (0.25, 8), (0.26, 6), (0.5, 6), (0.75, 4), (0.76, 2), (0.99, 2)):
         assert len(SpeculativeRejection(alpha=alpha).survivors(pool, scores)) == kept
-    assert SpeculativeRejection(alpha=0.29).rejected(100) == 29
+    below = {branch: score - 2 for branch, score in scores.items()}
+    assert len(SpeculativeRejection().survivors(pool, below)) == 2  # the best go on, though no score is above 0
 
 
 @pytest.mark.parametrize(
