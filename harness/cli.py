@@ -110,6 +110,8 @@ def registry() -> Registry:
 @click.option("--seeds", default="0", show_default=True, help="Seeds, separated by commas.")
 @click.option("--limit", type=click.IntRange(min=1), help="Number of test problems.  [default: all]")
 @click.option("--train-tokens", type=click.IntRange(min=1), help="Training budget a stage.  [default: the dataset's]")
+@click.option("--question-tokens", type=click.IntRange(min=1),
+              help="Most tokens that an answerer may sample for a question.  [default: no limit]")  # fmt: skip
 @click.option("--curve", metavar="WIDTHS",
               help="Answer with this many samples (beams, ...) besides, like 1,4,16: a board of curves.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False),

@@ -31,6 +31,8 @@ def call():
         (("run", "--all", "-m", "sft"), "exclude each other"),
         (("run", "--seeds", "a"), "--seeds 'a'"),
         (("run", "--limit", "0"), "--limit"),
+        (("run", "--question-tokens", "0"), "--question-tokens"),
+        (("run", "--curve", "4,x"), "--curve '4,x': expected whole numbers"),
         (("run", "--lmit", "1"), "No such option"),
         (("rum",), "No such command"),
         (("ls", "things"), "things"),
