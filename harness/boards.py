@@ -79,6 +79,14 @@ def _row(entry: Entry, usual: tuple[str, ...], expected: int, columns: Sequence[
         **dict.fromkeys(ACCURACY),
         **told,
         **{name: entry.figure(name) for name in (*FIGURES, *columns)},
+        **_described(entry, status, reason),
+    }
+
+
+def _described(entry: Entry, status: str, reason: str | None) -> Row:
+    """What every row says of its seeds, problems, state and machine."""
+    spec = entry.any.spec
+    return {
         "seeds": [cell.spec["seed"] for cell in entry.cells],
         "n": len(entry.ids),
         "status": status,
@@ -273,11 +281,5 @@ def _point(entry: Entry, expected: int) -> Row:
         "width": spec["config"][spec["method"]][spec["scales"]],
         **_accuracy(entry),
         "tokens_per_question": entry.figure("tokens_per_question"),
-        "seeds": [cell.spec["seed"] for cell in entry.cells],
-        "n": len(entry.ids),
-        "status": status,
-        "reason": reason,
-        "control": bool(spec.get("control")),
-        "upper_bound": bool(spec.get("upper_bound")),
-        "machine": "; ".join(sorted({cell.machine for cell in entry.cells if cell.machine})),
+        **_described(entry, status, reason),
     }
