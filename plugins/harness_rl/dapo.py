@@ -21,7 +21,6 @@ import torch
 
 from harness import Completion, Model, Problem, Run, TrainingData, hookimpl
 from harness.toolbox import (
-    Reward,
     Rollouts,
     adamw,
     collate,
@@ -30,7 +29,6 @@ from harness.toolbox import (
     frozen_copy,
     old_logprobs,
     policy_gradient,
-    random_reward_twin,
     roll_out,
     set_rate,
     update,
@@ -90,7 +88,7 @@ class DAPO:
                 raise ValueError(msg)
 
     def train(self, model: Model, data: TrainingData, run: Run) -> None:
-        reward, start, optimizer = self.reward(data, run), frozen_copy(model), adamw(model, self.lr)
+        reward, start, optimizer = verified(data), frozen_copy(model), adamw(model, self.lr)
         kept: list[Group] = []
         draws = 0
         for step, batch in enumerate(run.batches(data.problems, self.problems)):
@@ -128,15 +126,7 @@ class DAPO:
             update(optimizer)
         return facts | {"penalty": float(penalty_R.mean())}
 
-    def reward(self, data: TrainingData, run: Run) -> Reward:
-        """Whether a completion is right, 1 or 0."""
-        del run
-        return verified(data)
-
-
-DAPORandomReward = random_reward_twin(DAPO)
-
 
 @hookimpl
 def harness_methods() -> list[type]:
-    return [DAPO, DAPORandomReward]
+    return [DAPO]

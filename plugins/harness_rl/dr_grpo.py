@@ -20,13 +20,11 @@ import torch
 
 from harness import Model, Run, TrainingData, hookimpl
 from harness.toolbox import (
-    Reward,
     adamw,
     cosine_with_warmup,
     drift,
     frozen_copy,
     policy_gradient,
-    random_reward_twin,
     roll_out,
     set_rate,
     update,
@@ -57,7 +55,7 @@ class DrGRPO:
             raise ValueError(msg)
 
     def train(self, model: Model, data: TrainingData, run: Run) -> None:
-        reward, start, optimizer = self.reward(data, run), frozen_copy(model), adamw(model, self.lr)
+        reward, start, optimizer = verified(data), frozen_copy(model), adamw(model, self.lr)
         for step, batch in enumerate(run.batches(data.problems, self.problems)):
             rollouts = roll_out(model, batch, run, self.samples, reward)
             facts = drift(model, start, rollouts, step, run)
@@ -70,15 +68,7 @@ class DrGRPO:
             wasted = float((advantage_Bn == 0).all(-1).float().mean())  # groups that taught nothing
             run.log(**rollouts.facts(), **facts, wasted=wasted)
 
-    def reward(self, data: TrainingData, run: Run) -> Reward:
-        """What a completion is worth."""
-        del run
-        return verified(data)
-
-
-DrGRPORandomReward = random_reward_twin(DrGRPO)
-
 
 @hookimpl
 def harness_methods() -> list[type]:
-    return [DrGRPO, DrGRPORandomReward]
+    return [DrGRPO]
