@@ -269,16 +269,25 @@ def _curve_of(entry: Entry) -> tuple[str, ...]:
     return spec["method"], str(spec.get("start")), json.dumps(fixed, sort_keys=True), *entry.ids
 
 
+def _without(label: str, option: str) -> str:
+    """A pipeline as it is written without an option of its answering method."""
+    if not label.endswith(")"):
+        return label
+    head, _, options = label.removesuffix(")").rpartition("(")
+    left = [other for other in options.split(", ") if other != option]
+    return f"{head}({', '.join(left)})" if left else head
+
+
 def _point(entry: Entry, expected: int) -> Row:
     spec = entry.any.spec
     status, reason = status_of(entry, expected)
-    scorer = f" > {spec['scorer']}" if spec.get("scorer") else ""
+    width = spec["config"][spec["method"]][spec["scales"]]
     return {
         **dict.fromkeys(CURVES),
         **{name: spec.get(name) for name in ("pipeline", "method", "family", "model", "dataset", "config")},
-        "curve": f"{spec.get('start')}{scorer} + {spec['method']}",
+        "curve": _without(spec["pipeline"], f"{spec['scales']}={width}"),
         "scales": spec["scales"],
-        "width": spec["config"][spec["method"]][spec["scales"]],
+        "width": width,
         **_accuracy(entry),
         "tokens_per_question": entry.figure("tokens_per_question"),
         **_described(entry, status, reason),

@@ -15,7 +15,7 @@ import time
 import pytest
 from rich.console import Console
 
-from harness.boards import make_boards, render, write_boards
+from harness.boards import _without, make_boards, render, write_boards
 from harness.builtin.metrics import harness_metrics
 from harness.contracts import Metric
 from harness.statistics import holm, mcnemar_exact, wilson
@@ -705,6 +705,20 @@ def test_a_width_alone_is_no_curve_and_nothing_else_may_differ(world):
     assert world.boards()["curves"] == []
     world.point(2, 40, temperature=0.9)
     assert [row["width"] for row in world.boards()["curves"]] == [2, 4]
+
+
+@pytest.mark.parametrize(
+    ("label", "curve"),
+    [
+        ("a + vote(samples=4)", "a + vote"),
+        ("a(x=1) + vote", "a(x=1) + vote"),
+        ("a(x=1) > b + vote(choose=best, samples=4)", "a(x=1) > b + vote(choose=best)"),
+        ("a(samples=4) + vote(samples=4)", "a(samples=4) + vote"),
+        ("a(samples=4) + vote(samples=44)", "a(samples=4) + vote(samples=44)"),
+    ],
+)
+def test_a_curve_is_named_without_its_width(label, curve):
+    assert _without(label, "samples=4") == curve
 
 
 def test_what_was_fixed_and_what_was_broken_are_counted_by_problem_and_seed(world):
