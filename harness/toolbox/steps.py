@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from typing import Any
+from weakref import WeakKeyDictionary
 
 from harness.contracts import Model
 
@@ -13,18 +16,35 @@ STEP = re.compile(r"\S.*?(?:[.!?](?=\s)|(?=\s*$))", re.MULTILINE)
 ANSWER = re.compile(r"^A:", re.MULTILINE)
 
 
+PIECES: WeakKeyDictionary[Any, dict[int, str]] = WeakKeyDictionary()
+"""By tokenizer: what each token alone is decoded to. Searches ask for the same few tokens all the time."""
+
+
+def prefixes(model: Model, tokens: Sequence[int]) -> Callable[[int], str]:
+    """A function that says the text of the first so many tokens.
+
+    Where the pieces side by side are the whole text, its parts are theirs; else, each prefix is decoded.
+    """
+    text, known = model.decode(tokens), PIECES.setdefault(model.tokenizer, {})
+    known.update((token, model.decode([token])) for token in tokens if token not in known)
+    pieces = [known[token] for token in tokens]
+    if "".join(pieces) != text:
+        return lambda count: model.decode(tokens[:count])
+    ends = list(accumulate(map(len, pieces), initial=0))
+    return lambda count: text[: ends[count]]
+
+
 def step_ends(model: Model, tokens: Sequence[int], upto: int | None = None) -> list[int]:
     """How many tokens reach to the end of each step, steps in order.
 
     upto: characters of the decoded text in which steps are looked for; by default all.
 
-    Places are found by decoding. A token that holds an end with words behind it is left to the next step, as it tells
-    what comes.
+    A token that holds an end with words behind it is left to the next step, as it tells what comes.
     """
-    text, found = model.decode(tokens), [0]
-    for step in STEP.finditer(text[:upto]):
-        end = bisect_left(range(len(tokens)), step.end(), found[-1], key=lambda n: len(model.decode(tokens[:n])))
-        end -= bool(model.decode(tokens[:end])[step.end() :].strip())
+    said, found = prefixes(model, tokens), [0]
+    for step in STEP.finditer(said(len(tokens))[:upto]):
+        end = bisect_left(range(len(tokens)), step.end(), found[-1], key=lambda count: len(said(count)))
+        end -= bool(said(end)[step.end() :].strip())
         found += [end] if end > found[-1] else []
     return found[1:]
 

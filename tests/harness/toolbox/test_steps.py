@@ -3,6 +3,7 @@
 import pytest
 
 from harness.toolbox import solution_ends, step_ends
+from harness.toolbox.steps import prefixes
 
 
 @pytest.mark.parametrize(
@@ -29,8 +30,28 @@ def test_only_a_part_is_looked_at(tiny_model):
 class Words:
     """A tokenizer that merges across steps: every text is one token of a table."""
 
+    @property
+    def tokenizer(self):
+        return self
+
     def decode(self, tokens):
         return "".join(tokens)
+
+
+class Stripped(Words):
+    """It drops the space that a text begins with: a token alone is not what it is among others."""
+
+    def decode(self, tokens):
+        return "".join(tokens).lstrip()
+
+
+def test_a_prefix_is_what_its_tokens_are_decoded_to(tiny_model):
+    whole = tiny_model.encode_completion("T: 10+12=22. 22/2=11.\nA: 11")
+    split = ["T:", " 1", "+1", "=2.", " 2", ".", "\n", "A: 2"]
+    for model, tokens in ((tiny_model, whole), (Words(), split), (Stripped(), split), (Stripped(), split[1:])):
+        said = prefixes(model, tokens)
+        assert [said(k) for k in range(len(tokens) + 1)] == [model.decode(tokens[:k]) for k in range(len(tokens) + 1)]
+    assert step_ends(Stripped(), split) == step_ends(Words(), split) == [4, 6, 8]
 
 
 def test_a_token_that_begins_the_next_step_is_not_read():
