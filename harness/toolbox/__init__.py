@@ -19,7 +19,7 @@ from harness.toolbox.batching import (
     length_groups,
     whole_pairs,
 )
-from harness.toolbox.branches import ROOT, goes_on, grow, judge
+from harness.toolbox.branches import ROOT, carry, ended, goes_on, grow, judge
 from harness.toolbox.exchange import Exchange, Result
 from harness.toolbox.fields import check_fields
 from harness.toolbox.judges import Judge, compare_by_scores, compare_by_tokens
@@ -81,6 +81,7 @@ __all__ = [
     "accumulate",
     "adamw",
     "asked_to_fix",
+    "carry",
     "charge",
     "check_fields",
     "clipped_surrogate",
@@ -101,6 +102,7 @@ __all__ = [
     "elect",
     "embedding_layer",
     "encode_pairs",
+    "ended",
     "fetch",
     "final_answer",
     "final_values",

@@ -1,11 +1,14 @@
 """Branches: partial solutions that a search grows step by step. A branch is a completion that may go on.
 
 Its `finish` tells: `stop` at the end of a step, `eos` or `length` where nothing more will come.
+Under a budget a search grows within what one whole answer leaves of it, and carries its best branch to its end with
+that where it has found no solution: half a solution holds no answer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from harness.contracts import Completion, Model, Prompt
 from harness.meter import BudgetSpentError, Run
@@ -20,6 +23,11 @@ STEP_STOPS = (".", "\n\n")
 def goes_on(branch: Completion) -> bool:
     """Whether more may follow."""
     return branch.finish == "stop"
+
+
+def ended(branch: Completion, run: Run) -> bool:
+    """Whether it came to its end or limit: what the budget cut short is no more than a partial solution."""
+    return branch.finish == "eos" or len(branch.tokens) >= run.max_new_tokens
 
 
 def judge(
@@ -46,11 +54,15 @@ def grow(  # noqa: PLR0917 - as `sample`
     temperature: float = 1.0,
     *,
     whole: bool = False,
+    found: Iterable[Completion] | None = None,
 ) -> list[list[Completion]]:
     """`n` branches from each branch, one step longer, or `whole`: to their end. All are drawn in one batch.
 
     A branch that is finished is its own only child, and costs nothing. The budget is shared by the rows: where it ends
     within a step, that branch ends there.
+
+    found: what a search has by now. As long as no solution is among it, the tokens of a whole answer stay untouched:
+    they are for `carry`, or for a single row that is drawn `whole`.
 
     Raises:
         BudgetSpentError: not one token a row is left to spend.
@@ -62,10 +74,8 @@ def grow(  # noqa: PLR0917 - as `sample`
     ids, growing = model.encode_prompt(prompt), [branch for branch in branches if goes_on(branch)]
     if not growing:
         return [[branch] for branch in branches]
-    share = int(min(run.left, run.max_new_tokens * len(growing) * n)) // (len(growing) * n)
-    if share < 1:
-        msg = f"no token is left of the budget of {run.budget}"
-        raise BudgetSpentError(msg)
+    rows = len(growing) * n
+    share = _share(run, rows, 0 if found is None or (whole and rows == 1) or _solved(found) else run.max_new_tokens)
     requests = [
         SampleRequest(
             (*ids, *branch.tokens),
@@ -79,6 +89,44 @@ def grow(  # noqa: PLR0917 - as `sample`
     ]
     grown = iter(fetch(model, run, requests))
     return [[_longer(model, run, b, new) for new in next(grown)] if goes_on(b) else [b] for b in branches]
+
+
+def carry(
+    model: Model, prompt: Prompt, run: Run, judged: Sequence[tuple[float, Completion]], temperature: float = 1.0
+) -> Completion | None:
+    """The best of (score, branch) that is not at its end, carried there with what is left of the budget.
+
+    What the budget cut short may be carried on as well; a tie goes to the first. Of nothing, it is one plain sample.
+    None where a solution is among them, or nothing can be carried on.
+
+    Raises:
+        BudgetSpentError: there is no branch, and no token is left.
+    """
+    room = min(run.max_new_tokens, model.context - len(model.encode_prompt(prompt)))
+    unfinished = [item for item in judged if goes_on(item[1]) or len(item[1].tokens) < room]
+    if _solved(branch for _, branch in judged) or (judged and not unfinished):
+        return None
+    _, best = max(unfinished, key=lambda item: item[0], default=(0.0, ROOT))
+    try:
+        [[carried]] = grow(model, prompt, run, [replace(best, finish="stop")], 1, temperature, whole=True)
+    except BudgetSpentError:
+        if not best.tokens:
+            raise
+        return None
+    return carried
+
+
+def _solved(found: Iterable[Completion]) -> bool:
+    return any(branch.finish == "eos" for branch in found)
+
+
+def _share(run: Run, rows: int, reserve: int) -> int:
+    """Tokens a row."""
+    share = int(min(run.left - reserve, run.max_new_tokens * rows)) // rows
+    if share < 1:
+        msg = f"no token is left of the budget of {run.budget}" + f", but for a reserve of {reserve}" * (reserve > 0)
+        raise BudgetSpentError(msg)
+    return share
 
 
 def _longer(model: Model, run: Run, branch: Completion, new: Completion) -> Completion:

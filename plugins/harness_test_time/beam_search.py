@@ -14,12 +14,13 @@ Left out: lookahead search; the paper's end after 40 rounds, as `max_new_tokens`
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from harness import Answer, BudgetSpentError, Completion, Model, Prompt, Run, hookimpl
-from harness.toolbox import CHOICES, ROOT, check_fields, elect, goes_on, grow, judge
+from harness.toolbox import CHOICES, ROOT, carry, check_fields, elect, goes_on, grow, judge
 
 Judged = tuple[float, Completion]
 
@@ -60,22 +61,18 @@ class BeamSearch:
         )
 
     def answer(self, model: Model, prompt: Prompt, run: Run) -> Answer:
-        grown = grow(model, prompt, run, [ROOT], self.beams, self.temperature)
-        ended: list[Judged] = []
+        kept, ended, count = [(0.0, ROOT)], list[Judged](), self.beams
         known: dict[tuple[int, ...], Judged] = {}
-        while True:
-            judged = judge(run, prompt, [branch for of_one in grown for branch in of_one], known)
-            ended += [item for item in judged if not goes_on(item[1])]
-            left = self.beams - len(ended)
-            kept = best_open(judged, max(1, left // self.expand))
-            if not kept:
-                break
-            branches = [branch for _, branch in kept]
-            try:
-                grown = grow(model, prompt, run, branches, min(self.expand, left), self.temperature)
-            except BudgetSpentError:
-                break
-        return elect([*ended, *kept], self.choose)
+        with contextlib.suppress(BudgetSpentError):
+            while kept:
+                branches, found = [branch for _, branch in kept], [solution for _, solution in ended]
+                grown = grow(model, prompt, run, branches, count, self.temperature, found=found)
+                judged = judge(run, prompt, [branch for of_one in grown for branch in of_one], known)
+                ended += [item for item in judged if not goes_on(item[1])]
+                left = self.beams - len(ended)
+                kept, count = best_open(judged, max(1, left // self.expand)), min(self.expand, left)
+        carried = carry(model, prompt, run, [*ended, *kept], self.temperature)
+        return Answer(carried.text, (carried,)) if carried else elect([*ended, *kept], self.choose)
 
 
 @hookimpl

@@ -25,7 +25,7 @@ from typing import ClassVar
 import numpy as np
 
 from harness import Answer, BudgetSpentError, Completion, Model, Prompt, Run, hookimpl
-from harness.toolbox import ROOT, check_fields, final_answer, goes_on, grow, sample, vote
+from harness.toolbox import ROOT, check_fields, ended, final_answer, goes_on, grow, sample, vote
 
 
 def confidence(logprobs: Sequence[float], window: int) -> float:
@@ -34,11 +34,6 @@ def confidence(logprobs: Sequence[float], window: int) -> float:
     if width == 0:
         return 0.0
     return math.exp(min(sum(logprobs[i : i + width]) for i in range(len(logprobs) - width + 1)) / width)
-
-
-def ended(trace: Completion, run: Run) -> bool:
-    """Whether a trace came to its end or limit: what the budget cut short was not about to say its answer."""
-    return trace.finish == "eos" or len(trace.tokens) >= run.max_new_tokens
 
 
 @dataclass(frozen=True)
@@ -73,6 +68,8 @@ class Confidence:
 
     def answer(self, model: Model, prompt: Prompt, run: Run) -> Answer:
         warm = sample(model, prompt, run, n=self.warm_up, temperature=self.temperature)
+        # What the budget cut off was not about to say its answer, sure as it may have been.
+        warm = [trace for trace in warm if run.left or ended(trace, run)] or warm
         least, begun = self.threshold(warm), len(warm)
         traces = self.sure(warm, least)
         with contextlib.suppress(BudgetSpentError):  # then those that are finished vote

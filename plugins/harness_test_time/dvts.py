@@ -15,12 +15,13 @@ the scorer liked all of them less.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from harness import Answer, BudgetSpentError, Completion, Model, Prompt, Run, hookimpl
-from harness.toolbox import CHOICES, ROOT, check_fields, elect, goes_on, grow, judge
+from harness.toolbox import CHOICES, ROOT, carry, check_fields, elect, goes_on, grow, judge
 
 Judged = tuple[float, Completion]
 
@@ -60,19 +61,20 @@ class DVTS:
         )
 
     def answer(self, model: Model, prompt: Prompt, run: Run) -> Answer:
-        [first] = grow(model, prompt, run, [ROOT], self.beams, self.temperature)
-        subtrees = [first[start : start + self.expand] for start in range(0, self.beams, self.expand)]
-        known: dict[tuple[int, ...], Judged] = {}
-        while True:
-            judged = iter(judge(run, prompt, [branch for steps in subtrees for branch in steps], known))
-            tips = [best([next(judged) for _ in steps]) for steps in subtrees]
-            if not any(goes_on(tip) for _, tip in tips):
-                break
-            try:  # a subtree that has ended is its own only step, and its share of the budget goes to the others
-                subtrees = grow(model, prompt, run, [tip for _, tip in tips], self.expand, self.temperature)
-            except BudgetSpentError:
-                break
-        return elect(tips, self.choose)
+        tips, known = list[Judged](), dict[tuple[int, ...], Judged]()
+        with contextlib.suppress(BudgetSpentError):
+            [first] = grow(model, prompt, run, [ROOT], self.beams, self.temperature, found=())
+            subtrees = [first[start : start + self.expand] for start in range(0, self.beams, self.expand)]
+            while True:
+                judged = iter(judge(run, prompt, [branch for steps in subtrees for branch in steps], known))
+                tips = [best([next(judged) for _ in steps]) for steps in subtrees]
+                if not any(goes_on(tip) for _, tip in tips):
+                    break
+                # A subtree that has ended is its own only step, and its share of the budget goes to the others.
+                found = [tip for _, tip in tips]
+                subtrees = grow(model, prompt, run, found, self.expand, self.temperature, found=found)
+        carried = carry(model, prompt, run, tips, self.temperature)
+        return Answer(carried.text, (carried,)) if carried else elect(tips, self.choose)
 
 
 @hookimpl

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from harness import Answer, Completion, Model, Prompt, Run, hookimpl
-from harness.toolbox import SampleRequest, asked_to_fix, check_fields, fetch, sample, vote
+from harness.toolbox import SampleRequest, asked_to_fix, check_fields, ended, fetch, sample, vote
 
 
 @dataclass(frozen=True)
@@ -111,8 +111,10 @@ class GraphOfThoughts:
         drawn = sample(task.model, task.prompt, task.run, n=self.samples, temperature=self.temperature)
         return [Thought(completion) for completion in drawn]
 
-    def keep_best(self, _: Task, thoughts: list[Thought]) -> list[Thought]:
-        return best_first(thoughts)[: self.keep]
+    def keep_best(self, task: Task, thoughts: list[Thought]) -> list[Thought]:
+        """KeepBest: what the budget cut off only where it is alone."""
+        whole = [t for t in thoughts if task.run.left or ended(t.completion, task.run)]
+        return best_first(whole or thoughts)[: self.keep]
 
     def fix(self, task: Task, thoughts: list[Thought]) -> list[Thought]:
         """Improve: each thought corrected; itself where the reply is none, or the budget or context has no room."""

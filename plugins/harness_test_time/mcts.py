@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from harness import Answer, BudgetSpentError, Completion, Model, Prompt, Run, hookimpl
-from harness.toolbox import ROOT, check_fields, goes_on, grow, judge, vote
+from harness.toolbox import ROOT, carry, check_fields, goes_on, grow, judge, vote
 
 
 @dataclass(eq=False)
@@ -59,7 +59,7 @@ class Tree:
 
     def grow(self, branch: Completion, n: int, temperature: float, *, whole: bool = False) -> list[Completion]:
         """Branches from one that goes on."""
-        [grown] = grow(self.model, self.prompt, self.run, [branch], n, temperature, whole=whole)
+        [grown] = grow(self.model, self.prompt, self.run, [branch], n, temperature, whole=whole, found=self.solutions)
         self.solutions += [longer for longer in grown if longer.finish == "eos"]
         return grown
 
@@ -102,17 +102,15 @@ class MCTS:
             node = tree.root
             while node.children:
                 node = max(node.children, key=lambda child: child.visits)
-            best = node.branch
-            with contextlib.suppress(BudgetSpentError):
-                [best] = tree.grow(best, 1, self.temperature, whole=True)
+            best = carry(model, prompt, run, [(0.0, node.branch)], self.temperature) or node.branch
             return Answer(best.text, (best,))
         judged = judge(run, prompt, tree.solutions, tree.known)
         chances, ranked = zip(*sorted(judged, key=lambda item: -item[0]), strict=True)
         return Answer(vote(ranked, chances).text, tuple(tree.solutions))  # visits tell but where was searched
 
     def search(self, tree: Tree) -> None:
-        tree.root.expand(tree.grow(ROOT, self.branching, self.temperature))
         with contextlib.suppress(BudgetSpentError):
+            tree.root.expand(tree.grow(ROOT, self.branching, self.temperature))
             while tree.root.visits < self.simulations and not tree.root.exhausted:
                 self.simulate(tree)
 

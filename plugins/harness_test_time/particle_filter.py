@@ -15,6 +15,7 @@ last set before the choice, which may lose the best.
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,8 +23,9 @@ from itertools import count
 from typing import ClassVar
 
 from harness import Answer, BudgetSpentError, Completion, Model, Prompt, Run, hookimpl
-from harness.toolbox import CHOICES, ROOT, check_fields, elect, goes_on, grow, judge
+from harness.toolbox import CHOICES, ROOT, carry, check_fields, elect, goes_on, grow, judge
 
+Weighed = tuple[float, Completion]
 LEAST = 1e-7
 """How far scores are kept from 0 and 1, where the logit has no end; its_hub's."""
 
@@ -34,7 +36,7 @@ def odds(chance: float) -> float:
     return chance / (1 - chance)
 
 
-def resample(weighed: Sequence[tuple[float, Completion]], seed: int) -> list[Completion]:
+def resample(weighed: Sequence[Weighed], seed: int) -> list[Completion]:
     """As many particles, drawn with replacement in proportion to their weights."""
     chance = random.Random(seed)  # noqa: S311 - a search, not a secret
     return chance.choices([particle for _, particle in weighed], [weight for weight, _ in weighed], k=len(weighed))
@@ -63,18 +65,17 @@ class ParticleFilter:
         )
 
     def answer(self, model: Model, prompt: Prompt, run: Run) -> Answer:
-        [grown] = grow(model, prompt, run, [ROOT], self.particles, self.temperature)
-        known: dict[tuple[int, ...], tuple[float, Completion]] = {}
-        for step in count(1):
-            weighed = [(odds(score), particle) for score, particle in judge(run, prompt, grown, known)]
-            if not any(goes_on(particle) for _, particle in weighed):
-                break
-            drawn = resample(weighed, run.seed("resample", run.problem_id, step))
-            try:
-                grown = [one for [one] in grow(model, prompt, run, drawn, 1, self.temperature)]
-            except BudgetSpentError:
-                break
-        return elect(weighed, self.choose)
+        weighed, known = list[Weighed](), dict[tuple[int, ...], Weighed]()
+        with contextlib.suppress(BudgetSpentError):
+            [grown] = grow(model, prompt, run, [ROOT], self.particles, self.temperature, found=())
+            for step in count(1):
+                weighed = [(odds(score), particle) for score, particle in judge(run, prompt, grown, known)]
+                if not any(goes_on(particle) for _, particle in weighed):
+                    break
+                drawn = resample(weighed, run.seed("resample", run.problem_id, step))
+                grown = [one for [one] in grow(model, prompt, run, drawn, 1, self.temperature, found=drawn)]
+        carried = carry(model, prompt, run, weighed, self.temperature)
+        return Answer(carried.text, (carried,)) if carried else elect(weighed, self.choose)
 
 
 @hookimpl

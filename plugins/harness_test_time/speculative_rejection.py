@@ -12,18 +12,14 @@ leaves the pool, but may still be the answer: dropping it would save nothing.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from harness import Answer, BudgetSpentError, Completion, Model, Prompt, Run, hookimpl
-from harness.toolbox import ROOT, check_fields, goes_on, grow, sample
-
-
-def ended(branch: Completion, run: Run) -> bool:
-    """Whether a solution came to its end or limit: what the budget cut short is no more than a partial one."""
-    return branch.finish == "eos" or len(branch.tokens) >= run.max_new_tokens
+from harness.toolbox import ROOT, carry, check_fields, ended, goes_on, grow, sample
 
 
 @dataclass(frozen=True)
@@ -50,24 +46,25 @@ class SpeculativeRejection:
 
     def answer(self, model: Model, prompt: Prompt, run: Run) -> Answer:
         heat, scores = self.temperature, dict[Completion, float]()
-        if self.alpha == 0:
-            pool = sample(model, prompt, run, self.samples, heat)
-        else:
-            [pool] = grow(model, prompt, run, [ROOT], self.samples, heat)
-        finished = [branch for branch in pool if not goes_on(branch)]
-        while True:
-            if unknown := [branch for branch in dict.fromkeys(pool) if branch not in scores]:
-                judged = run.score(prompt, unknown)
-                scores.update((branch, said.total) for branch, said in zip(unknown, judged, strict=True))
-            if not any(map(goes_on, pool)):
-                break
-            pool = self.survivors(pool, scores)
-            try:
-                grown = grow(model, prompt, run, pool, 1, heat, whole=len(pool) == 1)
-            except BudgetSpentError:
-                break
-            finished += [new for old, [new] in zip(pool, grown, strict=True) if goes_on(old) and not goes_on(new)]
-            pool = [branch for [branch] in grown]
+        pool, finished = list[Completion](), list[Completion]()
+        with contextlib.suppress(BudgetSpentError):
+            if self.alpha == 0:
+                pool = sample(model, prompt, run, self.samples, heat)
+            else:
+                [pool] = grow(model, prompt, run, [ROOT], self.samples, heat, found=())
+            finished = [branch for branch in pool if not goes_on(branch)]
+            while True:
+                if unknown := [branch for branch in dict.fromkeys(pool) if branch not in scores]:
+                    judged = run.score(prompt, unknown)
+                    scores.update((branch, said.total) for branch, said in zip(unknown, judged, strict=True))
+                if not any(map(goes_on, pool)):
+                    break
+                pool = self.survivors(pool, scores)
+                grown = grow(model, prompt, run, pool, 1, heat, whole=len(pool) == 1, found=finished)
+                finished += [new for old, [new] in zip(pool, grown, strict=True) if goes_on(old) and not goes_on(new)]
+                pool = [branch for [branch] in grown]
+        if carried := carry(model, prompt, run, [(scores[branch], branch) for branch in (*finished, *pool)], heat):
+            return Answer(carried.text, (carried,))
         rivals = [branch for branch in finished if ended(branch, run)] or finished or pool
         return Answer(max(rivals, key=scores.__getitem__).text, tuple(rivals))  # a tie goes to the first
 

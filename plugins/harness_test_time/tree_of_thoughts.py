@@ -11,13 +11,14 @@ Left out: prompts that propose, value and vote, which a small model cannot follo
 
 from __future__ import annotations
 
+import contextlib
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from harness import Answer, BudgetSpentError, Completion, Model, Prompt, Run, hookimpl
-from harness.toolbox import ROOT, check_fields, final_answer, goes_on, grow, vote
+from harness.toolbox import ROOT, carry, check_fields, final_answer, goes_on, grow, vote
 
 MOST_EXPANSIONS = 100
 """Of one search by depth, as in sec. 4.3: where everything is pruned, it would go through the whole tree."""
@@ -30,11 +31,16 @@ class Tree:
     model: Model
     prompt: Prompt
     run: Run
+    temperature: float
     values: dict[Completion, float] = field(default_factory=dict)
     """V of every state, in the order drawn."""
     leaves: list[Completion] = field(default_factory=list)
     """States that were kept and do not go on."""
     rollouts: list[Completion] = field(default_factory=list)
+
+    def grow(self, states: Sequence[Completion], n: int, *, whole: bool = False) -> list[list[Completion]]:
+        found = (*self.values, *self.rollouts)
+        return grow(self.model, self.prompt, self.run, states, n, self.temperature, whole=whole, found=found)
 
 
 @dataclass(frozen=True)
@@ -72,12 +78,9 @@ class TreeOfThoughts:
         )
 
     def answer(self, model: Model, prompt: Prompt, run: Run) -> Answer:
-        tree, walk = Tree(model, prompt, run), self.by_breadth if self.search == "bfs" else self.by_depth
-        try:
-            walk(tree)
-        except BudgetSpentError:
-            if not tree.values:
-                raise
+        tree = Tree(model, prompt, run, self.temperature)
+        with contextlib.suppress(BudgetSpentError):
+            (self.by_breadth if self.search == "bfs" else self.by_depth)(tree)
         return choice(tree)
 
     def by_breadth(self, tree: Tree) -> None:
@@ -92,10 +95,8 @@ class TreeOfThoughts:
         """Algorithm 2, its recursion as a stack: on top the best child, below it what to come back to."""
         stack, expansions = [ROOT], 0
         while stack and len(tree.leaves) < self.width and expansions < MOST_EXPANSIONS:
-            state = stack.pop()
-            if goes_on(state):
-                children = self.expand(tree, [state])
-                stack += [child for child in reversed(children) if tree.values[child] >= self.threshold]
+            if goes_on(state := stack.pop()):
+                stack += [s for s in reversed(self.expand(tree, [state])) if tree.values[s] >= self.threshold]
                 expansions += 1
             else:
                 tree.leaves.append(state)
@@ -103,9 +104,8 @@ class TreeOfThoughts:
     def expand(self, tree: Tree, states: Sequence[Completion]) -> list[Completion]:
         """The children of all states, the best first; a tie goes to the first. What a limit cut off is worth 0."""
         children: dict[tuple[str, str], Completion] = {}
-        for of_one in grow(tree.model, tree.prompt, tree.run, states, self.branching, self.temperature):
-            for child in of_one:
-                children.setdefault((child.text, child.finish), child)
+        for child in (one for of_state in tree.grow(states, self.branching) for one in of_state):
+            children.setdefault((child.text, child.finish), child)
         tree.values.update(dict.fromkeys(children.values(), 0.0))
         if alive := [child for child in children.values() if child.finish != "length"]:
             by_vote = self.evaluate == "vote"
@@ -121,7 +121,7 @@ class TreeOfThoughts:
         """
         if len(states) == 1:
             return [1.0]
-        ways = grow(tree.model, tree.prompt, tree.run, states, self.votes, self.temperature, whole=True)
+        ways = tree.grow(states, self.votes, whole=True)
         tree.rollouts += [way for of_one in ways for way in of_one]
         answers = [[final_answer(way.text) if way.finish == "eos" else None for way in of_one] for of_one in ways]
         shares: defaultdict[str, float] = defaultdict(float)
@@ -133,13 +133,15 @@ class TreeOfThoughts:
 
 
 def choice(tree: Tree) -> Answer:
-    """A vote of the finished leaves, by value; else of what else was finished; else the best state."""
+    """A vote of the finished leaves, by value; else of what else was finished; else the best state, carried on."""
     for drawn in (tree.leaves, list(tree.values), tree.rollouts):
         if solutions := [state for state in drawn if state.finish == "eos"]:
             weights = {state: tree.values.get(state, 1.0) for state in solutions}
             ranked = sorted(solutions, key=weights.__getitem__, reverse=True)  # the text is that of the best
             return Answer(vote(ranked, [weights[state] for state in ranked]).text, tuple(solutions))
-    best = max(tree.leaves or tree.values, key=tree.values.__getitem__)
+    judged = [(value, state) for state, value in tree.values.items()]
+    if tree.run.budget is None or not (best := carry(tree.model, tree.prompt, tree.run, judged, tree.temperature)):
+        best = max(tree.leaves or tree.values, key=tree.values.__getitem__)  # without a budget, all else was given up
     return Answer(best.text, (best,))
 
 

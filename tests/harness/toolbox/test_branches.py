@@ -4,7 +4,7 @@ import pytest
 
 from harness import Completion, Run, Scores
 from harness.meter import BudgetSpentError
-from harness.toolbox import ROOT, charge, goes_on, grow, judge, sample
+from harness.toolbox import ROOT, carry, charge, goes_on, grow, judge, sample
 
 
 def scripted(tiny_model, texts, finish="stop", **options):
@@ -114,3 +114,83 @@ def test_equal_branches_are_one_object_and_nothing_is_judged_twice():
     assert judge(run, "1+1?", [twin, third], known) == [(0.1, one), (0.3, third)]
     judge(run, "1+1?", [other], known)
     assert asked == [["a", "bb"], ["ccc"]]
+
+
+# -- what is left for one answer
+
+
+def branch(text, finish="stop"):
+    return Completion(text, tuple(range(4, 4 + len(text))), (-0.5,) * len(text), finish)
+
+
+def capped(tiny_model, budget, longest=10, text="a."):
+    return scripted(tiny_model, [text], budget=budget, counts="sampled_tokens", max_new_tokens=longest)
+
+
+@pytest.mark.parametrize(
+    ("found", "whole", "branches", "share"),
+    [
+        (None, False, 1, 10),
+        ((), False, 1, 4),  # 14 less the 10 that an answer may take
+        ((), False, 2, 2),
+        ([branch("a.")], False, 1, 4),
+        ([branch("a.", "length")], False, 1, 4),  # cut off, and so no solution
+        ([branch("a."), branch("a", "eos")], False, 2, 7),
+        ((), True, 1, 10),  # an answer is what it is kept for
+        ((), True, 2, 2),
+    ],
+)
+def test_a_search_leaves_the_tokens_of_one_answer_until_it_has_one(tiny_model, found, whole, branches, share):
+    run, asked = capped(tiny_model, 14)
+    grow(tiny_model, "1+1?", run, [ROOT] * branches, whole=whole, found=found)
+    assert {request.max_new_tokens for request in asked[0]} == {share}
+
+
+def test_what_is_kept_back_is_named_where_nothing_else_is_left(tiny_model):
+    run, asked = capped(tiny_model, 11)
+    with pytest.raises(BudgetSpentError, match="no token is left of the budget of 11, but for a reserve of 10"):
+        grow(tiny_model, "1+1?", run, [ROOT], n=2, found=())
+    assert not asked
+
+
+def test_without_a_budget_nothing_is_kept_back(tiny_model):
+    run, asked = capped(tiny_model, None)
+    grow(tiny_model, "1+1?", run, [ROOT] * 3, found=())
+    assert {request.max_new_tokens for request in asked[0]} == {10}
+
+
+def test_the_best_branch_is_carried_to_its_end_with_what_is_left(tiny_model):
+    run, asked = capped(tiny_model, 7, text="so")
+    judged = [(0.3, branch("aa.")), (0.6, branch("b.")), (0.6, branch("c.")), (0.9, branch("d" * 10, "length"))]
+    carried = carry(tiny_model, "1+1?", run, judged, 0.7)
+    [[request]] = asked
+    assert carried.tokens[:2] == judged[1][1].tokens  # a tie goes to the first, and what is as long as may be is none
+    assert (len(carried.tokens), len(request.seeds)) == (4, 1)
+    assert (request.begun, request.stop, request.max_new_tokens, request.temperature) == (2, (), 7, 0.7)
+
+
+def test_what_the_budget_cut_off_is_carried_on(tiny_model):
+    run, _ = capped(tiny_model, 7, text="so")
+    cut = branch("abc", "length")
+    assert carry(tiny_model, "1+1?", run, [(0.1, cut)]).tokens[:3] == cut.tokens
+    assert run.spent == 2
+
+
+def test_nothing_is_carried_on_beside_a_solution_or_past_a_limit(tiny_model, make_model):
+    run, asked = capped(tiny_model, 7)
+    assert carry(tiny_model, "1+1?", run, [(0.9, branch("a.")), (0.1, branch("b", "eos"))]) is None
+    assert carry(tiny_model, "1+1?", run, [(0.9, branch("a" * 10, "length"))]) is None
+    small = make_model(max_position_embeddings=12)
+    assert carry(small, "1+1?", run, [(0.9, branch("abc", "length"))]) is None  # the context was full
+    run.charge("sampled", 7)
+    assert carry(tiny_model, "1+1?", run, [(0.9, branch("a."))]) is None
+    assert not asked
+
+
+def test_of_nothing_one_plain_sample_is_carried(tiny_model):
+    for judged in ([], [(0.0, ROOT)]):
+        runs = [Run(3, 5, "sampled_tokens", "p", 12) for _ in range(2)]
+        assert carry(tiny_model, "1+1?", runs[0], judged) == sample(tiny_model, "1+1?", runs[1])[0]
+        assert runs[0].ledger == runs[1].ledger
+        with pytest.raises(BudgetSpentError, match="no token is left of the budget of 0"):
+            carry(tiny_model, "1+1?", Run(3, 0, "sampled_tokens", "p", 12), judged)

@@ -191,6 +191,12 @@ def test_a_budget_that_ends_in_the_warm_up(world):
         world(chain(["A: 1"] * 3), budget=0).answer(Confidence(samples=3, warm_up=3))
 
 
+def test_what_the_budget_cut_off_is_no_trace_beside_a_whole_one(doubting):
+    made = doubting(chain(["A: ?1", "T: so it is.\nA: 2"]), budget=13, max_new_tokens=10)
+    answer = made.answer(Confidence(samples=2, warm_up=2, window=2, keep=1e-9))  # the surest alone, and that was cut
+    assert [c.text for c in answer.completions] == [answer.text] == ["A: ?1"]
+
+
 @pytest.mark.parametrize("left", range(34))
 def test_a_budget_that_ends_later(world, left):
     texts = ["A: 5", *(f"T: {k}+1. T: go on.\nA: 2" for k in (7, 8))]

@@ -119,17 +119,19 @@ def test_all_that_was_drawn_is_paid_for(world):
 
 
 def test_within_a_budget_the_best_so_far_is_returned(world):
-    solutions = ["A: 7", "A: 8", "ccc. A: 2", "ddd. A: 3"]
-    for budget in range(4, 80):
-        made = world(follow(*solutions), lambda text: 0.9 if text[0] in "cd" else 0.2, budget=budget)
+    solutions = ["A: 7", "A: 8", "ccc. so A: 2", "ddd. so A: 3"]
+    for budget in range(13, 90):  # of which an answer takes 13 at most
+        made = world(follow(*solutions), lambda t: 0.9 if t[0] in "cd" else 0.2, budget=budget, max_new_tokens=13)
         answer = made.answer(DVTS(beams=4, expand=2))
         assert made.run.spent <= budget
         assert answer.text in {c.text for c in answer.completions}
-        if 20 <= budget < 30:  # one subtree has ended, and the other cannot
+        if 17 <= budget < 33:  # nothing has ended: the best is carried to its end
+            assert answer.text == "ccc. so A: 2"
+        if 33 <= budget < 36:  # one subtree has ended, and the other cannot
             assert answer.text == "A: 7"
-    assert answer.text == "ccc. A: 2"
-    made = world(follow(*solutions), lambda text: 0.9 if text[0] == "d" else 0.2, budget=16)
-    assert made.answer(DVTS(beams=4, expand=2)).text == "ddd."  # nothing has ended: the best that there is
+    assert answer.text == "ccc. so A: 2"
+    made = world(follow(*solutions), lambda t: 0.9 if t[0] == "d" else 0.2, budget=29, max_new_tokens=13)
+    assert made.answer(DVTS(beams=4, expand=2)).text == "ddd. so A: 3"
     with pytest.raises(BudgetSpentError):
         world(follow(*solutions), lambda _: 0.5, budget=0).answer(DVTS(beams=4, expand=2))
 

@@ -133,6 +133,13 @@ def test_the_budget_is_kept_and_the_best_so_far_returned(said):
         said(["A: 1"], chances, budget=0).answer(GraphOfThoughts())
 
 
+def test_what_the_budget_cut_off_is_kept_only_where_it_is_alone(said):
+    made = said(["A: 1", "so A: 2"], {"A: 1": 0.2, "so A": 0.9}, budget=9, max_new_tokens=8)
+    answer = made.answer(GraphOfThoughts(samples=2, keep=1, improve=0))
+    assert (answer.text, [c.text for c in answer.completions]) == ("A: 1", ["A: 1", "so A"])
+    assert said(["so A: 2"], {"so A": 0.9}, budget=4).answer(GraphOfThoughts()).text == "so A"
+
+
 def test_a_solution_that_was_cut_short_is_chosen_only_where_none_is_whole(said):
     chances = {"so 77": 0.9, "A: 2": 0.3, "so A: 3": 0.1}
     made = said(["so 7777", "A: 2"], chances, max_new_tokens=5)
