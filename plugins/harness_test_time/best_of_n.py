@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from harness import Answer, Model, Prompt, Run, hookimpl
-from harness.toolbox import check_fields, pick, sample, scored
+from harness.toolbox import check_fields, ended, pick, sample, scored
 
 CHOICES = ("best", "weighted")
 
@@ -43,7 +43,9 @@ class BestOfN:
 
     def answer(self, model: Model, prompt: Prompt, run: Run) -> Answer:
         candidates = sample(model, prompt, run, n=self.samples, temperature=self.temperature)
-        return Answer(pick(scored(run, prompt, candidates), self.choose).text, tuple(candidates))
+        judged = scored(run, prompt, candidates)
+        whole = [item for item in judged if run.left or ended(item[1], run)]  # the budget may cut off the last
+        return Answer(pick(whole or judged, self.choose).text, tuple(candidates))
 
 
 @hookimpl

@@ -100,3 +100,13 @@ def test_what_the_scorer_reads_is_booked_on_the_question(tiny_model):
 def test_bad_fields(field, value):
     with pytest.raises(ValueError, match=rf"^best-of-n: {field} must be .*, not "):
         BestOfN(**{field: value})
+
+
+@pytest.mark.parametrize("choose", ["best", "weighted"])
+def test_what_the_budget_cut_off_answers_only_where_it_is_alone(world, choose):
+    texts = ["A: 1", "A: 22"]
+    made = world(lambda _, number: texts[number], {"A: 1": 0.2, "A: 2": 0.9}.__getitem__, budget=9, max_new_tokens=6)
+    answer = made.answer(BestOfN(samples=2, choose=choose))
+    assert (answer.text, [c.text for c in answer.completions]) == ("A: 1", ["A: 1", "A: 2"])
+    made = world(lambda *_: "A: 22", lambda _: 0.9, budget=4, max_new_tokens=6)
+    assert made.answer(BestOfN(choose=choose)).text == "A: 2"
