@@ -76,17 +76,11 @@ def grow(  # noqa: PLR0917 - as `sample`
         return [[branch] for branch in branches]
     rows = len(growing) * n
     share = _share(run, rows, 0 if found is None or (whole and rows == 1) or _solved(found) else run.max_new_tokens)
-    requests = [
-        SampleRequest(
-            (*ids, *branch.tokens),
-            tuple(run.next_draws(run.problem_id, n)),
-            temperature,
-            max(1, min(share, run.max_new_tokens - len(branch.tokens))),
-            () if whole else STEP_STOPS,
-            len(branch.tokens),
-        )
-        for branch in growing
-    ]
+    stops, requests = () if whole else STEP_STOPS, []
+    for branch in growing:
+        seeds, most = tuple(run.next_draws(run.problem_id, n)), min(share, run.max_new_tokens - len(branch.tokens))
+        prompt_ids = (*ids, *branch.tokens)
+        requests.append(SampleRequest(prompt_ids, seeds, temperature, max(1, most), stops, len(branch.tokens)))
     grown = iter(fetch(model, run, requests))
     return [[_longer(model, run, b, new) for new in next(grown)] if goes_on(b) else [b] for b in branches]
 
