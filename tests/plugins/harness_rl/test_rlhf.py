@@ -108,7 +108,7 @@ def test_the_policy_pleases_the_proxy_and_gold_follows_where_the_proxy_is_true(t
 
 
 def test_each_phase_has_a_schedule_of_its_own(train, toy_data, monkeypatch):
-    """Rates as shares of the peak: down to nothing over the phase's part of the budget, not over all of it."""
+    """Rates go down to nothing over the phase's part of the budget, not over all of it."""
     rates, real = {}, rlhf.set_rate
 
     def remember(optimizer, rate):
@@ -116,12 +116,12 @@ def test_each_phase_has_a_schedule_of_its_own(train, toy_data, monkeypatch):
         real(optimizer, rate)
 
     monkeypatch.setattr(rlhf, "set_rate", remember)
-    train(RLHF(judge_share=0.5, problems=2, judge_lr=1.0, lr=1.0), tokens=12_000, data=letters(toy_data))
+    train(RLHF(judge_share=0.5, problems=2, judge_lr=1e-3, lr=1e-3), tokens=12_000, data=letters(toy_data))
     judge, policy = rates.values()
     for phase in (judge, policy):
         assert len(phase) > 4
-        assert max(phase) > 0.9
-        assert phase[-1] < 0.2
+        assert max(phase) > 0.9e-3
+        assert phase[-1] < 0.2e-3
 
 
 def distance(model, start, data):
