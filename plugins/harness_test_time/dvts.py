@@ -40,8 +40,8 @@ class DVTS:
     scales: ClassVar[str] = "beams"
     beams: int = 16
     """N: branches in all subtrees together."""
-    expand: int = 4
-    """M: next steps of a subtree to choose from; divides `beams`. The reference's 4; `beams` is one greedy search."""
+    expand: int = 2
+    """M: next steps of a subtree to choose from; divides `beams`. By the reference's 4, half as many solutions vote."""
     temperature: float = 1.0
     """Sampling temperature; at 0 all steps of a branch would be the same."""
     choose: str = "vote"
