@@ -1,0 +1,51 @@
+"""Rows: where a stop string ends one, whatever pieces a tokenizer speaks in."""
+
+import random
+
+import pytest
+import torch
+
+from harness.toolbox.choice import Row, Rows
+
+EOS = 0
+BYTES = [b"", *(bytes([b]) for b in "é\n. aA:".encode())]
+WORDS = [b"", b" a", b"b.", b".\n", b"\n\n", b"A:", b" ", b"c", "é".encode(), b". d"]
+STOPS = [(".",), (".", "\n\n"), ("A:",), ("é",), ("a ",), (". ", "b"), ("\n\nA",)]
+
+
+def spoken(pieces, tokens, *, strips):
+    """As tokenizers do: half a character is a question mark, and some drop a blank where a text begins."""
+    text = b"".join(pieces[token] for token in tokens).decode(errors="replace")
+    return text.removeprefix(" ") if strips else text
+
+
+def length_drawn(pieces, tokens, stop, *, strips):
+    """Of a row that is made to speak `tokens`."""
+    rows = Rows(
+        [Row(0, 0, 0.0, len(tokens), stop)], EOS, torch.device("cpu"), lambda t: spoken(pieces, t, strips=strips)
+    )
+    for token in tokens:
+        if rows.alive:
+            rows.choose(torch.eye(len(pieces))[[token]])
+    return len(rows.completions()[0].tokens)
+
+
+@pytest.mark.parametrize("strips", [False, True])
+@pytest.mark.parametrize("stop", STOPS)
+@pytest.mark.parametrize("pieces", [BYTES, WORDS], ids=["bytes", "words"])
+def test_a_row_ends_with_the_token_that_completes_a_stop_string(pieces, stop, strips):
+    chance, ended = random.Random(0), 0
+    for _ in range(60):
+        tokens = [chance.randrange(1, len(pieces)) for _ in range(12)]
+        texts = [spoken(pieces, tokens[: count + 1], strips=False) for count in range(12)]
+        expected = next((n for n, text in enumerate(texts, 1) if any(word in text for word in stop)), 12)
+        assert length_drawn(pieces, tokens, stop, strips=strips) == expected
+        ended += expected < 12
+    assert ended
+
+
+def test_few_tails_are_decoded(monkeypatch):
+    looked = []
+    monkeypatch.setattr(Rows, "_meets_stop", lambda rows, row: bool(looked.append(rows.step)))
+    length_drawn(WORDS, [1, 7, 2, 1, 4, 7, 7, 9], (".", "\n\n"), strips=False)
+    assert looked == [3, 5, 8]  # behind "b.", "\n\n" and ". d"
