@@ -108,7 +108,7 @@ def registry() -> Registry:
               help="A dataset by name, or a .jsonl file.")  # fmt: skip
 @click.option("--device", default="auto", show_default=True, shell_complete=complete("devices"), help="Where to run.")
 @click.option("--seeds", default="0", show_default=True, help="Seeds, separated by commas.")
-@click.option("--limit", type=click.IntRange(min=1), help="Number of test problems.  [default: all]")
+@click.option("--limit", type=click.IntRange(min=1), help="Number of test problems.  [default: the dataset's]")
 @click.option("--train-tokens", type=click.IntRange(min=1), help="Training budget a stage.  [default: the dataset's]")
 @click.option("--question-tokens", type=click.IntRange(min=1),
               help="Most tokens that an answerer may sample for a question.  [default: no limit]")  # fmt: skip
@@ -163,7 +163,7 @@ def show_end(console: Any, config: RunConfig, result: Any) -> None:
         why = "Why it failed" if failed else "What is behind the first row"
         command = f"harness show '{shown['pipeline']}' --out {config.out}"
     else:
-        why, command = "With every test problem", again_without_limit()
+        why, command = "As many test problems as usual", again_without_limit()
     console.print(f"{why}: {command}", highlight=False, markup=False, soft_wrap=True)
 
 

@@ -45,7 +45,7 @@ class RunConfig:
     device: str = "auto"
     seeds: tuple[int, ...] = (0,)
     limit: int | None = None
-    """Number of test problems, from the first; None: all."""
+    """Number of test problems, from the first; None: the dataset's."""
     train_tokens: int | None = None
     """Training budget; None: the dataset's."""
     question_tokens: int | None = None

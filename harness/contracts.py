@@ -363,6 +363,8 @@ class DatasetSpec:
     """Longest completion that an answer to this dataset needs (beyond the 99th percentile of its rationales)."""
     train_tokens: int = 1_000_000
     """Default training budget: tokens trained on, sampled and scored, a teacher's not counted; the same for all."""
+    limit: int | None = None
+    """Test problems of an ordinary run, from the first; None: all."""
 
 
 @dataclass(frozen=True)

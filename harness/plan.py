@@ -253,7 +253,7 @@ def make_plan(config: RunConfig, registry: Registry, device: str) -> Plan:
         "train_tokens": config.train_tokens or data.train_tokens,
     }
     wanted = pipelines(config, registry)
-    planner = _Planner(config, registry, world)
+    planner = _Planner(config, registry, world, config.limit or data.limit)
     for seed in config.seeds:
         for pipeline in wanted:
             planner.add(pipeline, seed)
@@ -266,6 +266,7 @@ class _Planner:
     config: RunConfig
     registry: Registry
     world: Mapping[str, Any]
+    limit: int | None
     jobs: dict[str, PlannedJob] = dataclasses.field(default_factory=dict)
     timings: dict[str, PlannedJob] = dataclasses.field(default_factory=dict)
 
@@ -287,7 +288,7 @@ class _Planner:
             "policy": policy,
             "scorer": scorer,
             "seed": seed,
-            "limit": self.config.limit,
+            "limit": self.limit,
             "question_tokens": self.config.question_tokens,
         }
         kinds = (("answers", self.jobs), ("timing", self.timings))

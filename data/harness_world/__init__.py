@@ -22,6 +22,8 @@ MAX_NEW_TOKENS = 96
 """The longest target of the world has fewer tokens; its test holds it to that."""
 TRAIN_TOKENS = 128_000
 """Training budget a stage: what two cores can spend on each of forty methods in minutes."""
+LIMIT = 500
+"""Test problems of an ordinary run, for the same reason; the main test has 1,000 (`--limit 1000`)."""
 
 
 class Rows(Sequence[Row]):
@@ -125,7 +127,7 @@ def harness_datasets() -> list[DatasetSpec]:
 
     def spec(name: str, test: str, summary: str, domain: str = "") -> DatasetSpec:
         load = partial(load_world, name, test, domain)
-        return DatasetSpec(name, summary, load, partial(digest, FILES), MAX_NEW_TOKENS, TRAIN_TOKENS)
+        return DatasetSpec(name, summary, load, partial(digest, FILES), MAX_NEW_TOKENS, TRAIN_TOKENS, LIMIT)
 
     return [
         spec("tiny-world", "test", "word problems of 3 to 7 steps with checkable answers"),

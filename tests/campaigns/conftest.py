@@ -58,7 +58,8 @@ def campaign(request):
         budget = ["--train-tokens", str(tokens)] if tokens else []
         for arguments in runs:
             command = [sys.executable, "-m", "harness.cli", "run", "--dataset", dataset, *arguments, *budget]
-            subprocess.run([*command, "--seeds", "0,1,2", "--out", str(folder)], check=True, timeout=7200)
+            command += ["--seeds", "0,1,2", "--limit", "1000", "--out", str(folder)]
+            subprocess.run(command, check=True, timeout=7200)
         wanted = set(json.loads((folder / "board.json").read_text(encoding="utf-8"))["cells"].values())
         records = [r for r in Store(folder).records("answers") if r["key"] in wanted]  # not those of other settings
         correct, sampled = {}, {}

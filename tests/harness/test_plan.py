@@ -37,7 +37,7 @@ class FakeRegistry(Registry):
     def spec(self, kind, name):
         if kind == "models":
             return ModelSpec(name, "", lambda device: None, lambda: f"weights of {name}")
-        return DatasetSpec(name, "", lambda: None, lambda: f"rows of {name}", 32, 1000)
+        return DatasetSpec(name, "", lambda: None, lambda: f"rows of {name}", 32, 1000, 80)
 
 
 @pytest.fixture
@@ -219,6 +219,17 @@ def test_a_key_covers_everything_that_shapes_the_result(registry):
     ]
     assert len(set(keys)) == len(keys)
     assert key_of(registry) == key_of(registry, jobs=7, timeout_s=1.0)  # what does not shape it is not in it
+
+
+@pytest.mark.parametrize(("asked", "planned"), [(None, 80), (5, 5), (2000, 2000)])
+def test_a_run_answers_as_many_problems_as_were_asked_for_or_as_the_dataset_says(registry, asked, planned):
+    made = make_plan(config("vote", limit=asked), registry, "cpu")
+    assert {job.spec["limit"] for job in made.jobs if job.kind != "stage"} == {planned}
+    stages = [
+        {job.key for job in plan.jobs if job.kind == "stage"}
+        for plan in (made, make_plan(config("vote"), registry, "cpu"))
+    ]
+    assert stages[0] == stages[1]  # training does not depend on it
 
 
 def test_two_models_share_nothing(registry):

@@ -50,7 +50,7 @@ def test_a_run_ends_with_both_boards_and_the_next_command(whole):
     assert done.returncode == 0
     assert "0 jobs to do, 14 results already in the store" in done.stdout
     assert str(whole / "accuracy.md") in done.stdout
-    assert "With every test problem: harness run -m sft" in done.stdout
+    assert "As many test problems as usual: harness run -m sft" in done.stdout
     rows = json.loads((whole / "accuracy.json").read_text(encoding="utf-8"))["rows"]
     assert {row["pipeline"] for row in rows} == {"base", "sft", "base + cot-prompting"}
     assert all(row["seeds"] == [0, 1] and row["n"] == 4 and row["status"] == "ok" for row in rows)
