@@ -52,9 +52,9 @@ class TreeOfThoughts:
     scales: ClassVar[str] = "width"
     search: str = "bfs"
     """`bfs`, by breadth, or `dfs`, by depth."""
-    branching: int = 4
-    """k: steps drawn from each state."""
-    width: int = 4
+    branching: int = 8
+    """k: steps drawn from each state. The root is one state: of few first steps, all may be wrong."""
+    width: int = 2
     """b: states kept at each depth; by depth, leaves after which the search ends. The paper's 5 in Game of 24."""
     evaluate: str = "value"
     """`value`: ask the scorer; `vote`: look ahead, and ask none."""

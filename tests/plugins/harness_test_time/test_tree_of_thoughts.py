@@ -124,11 +124,11 @@ def test_leaves_vote_by_their_values(world):
     ends = ["A: 1", "x A: 1", "A: 2", "y A: 2"]
     chances = {"A: 1": 0.9, "x A: 1": 0.1, "A: 2": 0.6, "y A: 2": 0.6}
     made = world(lambda said, number: ends[number], chances.__getitem__)
-    answer = made.answer(TreeOfThoughts())
+    answer = made.answer(TreeOfThoughts(branching=4, width=4))
     assert answer.text == "A: 2"  # 1.2 against 1.0; neither the best leaf nor a tie of two to two
     assert len(answer.completions) == 4
     made = world(lambda said, number: ends[number], {**chances, "y A: 2": 0.1}.__getitem__)
-    assert made.answer(TreeOfThoughts()).text == "A: 1"
+    assert made.answer(TreeOfThoughts(branching=4, width=4)).text == "A: 1"
 
 
 def test_the_text_is_that_of_the_best_with_the_answer(world):
@@ -141,7 +141,7 @@ def test_the_text_is_that_of_the_best_with_the_answer(world):
 @pytest.mark.parametrize("search", ["bfs", "dfs"])
 def test_where_all_is_worth_nothing_each_leaf_has_a_vote(world, search):
     made = world(lambda said, number: ["A: 1", "A: 2", "x A: 2"][number], lambda text: 0.0)
-    assert made.answer(TreeOfThoughts(search=search, branching=3, threshold=0.0)).text == "A: 2"
+    assert made.answer(TreeOfThoughts(search=search, branching=3, width=3, threshold=0.0)).text == "A: 2"
 
 
 def test_no_value_outlives_its_question(world):
@@ -246,7 +246,7 @@ def test_what_a_limit_cut_off_casts_no_vote(world, tiny_model):
 
 def test_finished_states_answer_where_the_budget_ends_before_the_vote(world):
     made = world(lambda said, number: ["A: 1", "A: 2", "x A: 2", "a. x"][number], budget=36, max_new_tokens=8)
-    answer = made.answer(TreeOfThoughts(evaluate="vote", votes=20))
+    answer = made.answer(TreeOfThoughts(branching=4, evaluate="vote", votes=20))
     assert (answer.text, len(answer.completions), len(made.drawn)) == ("A: 2", 3, 1)
 
 
