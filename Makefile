@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 PEERS := .venv/.peers
 
-.PHONY: run test check campaign peers clean
+.PHONY: run test check campaign bench bench-compare peers clean
 
 run: $(STAMP)  ## install, then run every method on the embedded world
 	$(BIN)/harness run --all
@@ -20,6 +20,12 @@ check: $(STAMP)
 
 campaign: $(STAMP)  ## minutes to an hour: what the world must show, and kill -9 over and over
 	$(BIN)/pytest -q -s -m slow
+
+bench: $(STAMP)  ## how fast the hot paths are, on one thread
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q tests/benchmarks --benchmark-enable --benchmark-only
+
+bench-compare: $(STAMP)  ## whether the working tree is slower than BASE: make bench-compare BASE=main
+	$(BIN)/python -m benchmarks.compare $(BASE)
 
 peers: $(PEERS)  ## what tests compare with and `dev` cannot hold
 
