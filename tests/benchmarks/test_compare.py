@@ -112,6 +112,21 @@ def test_trees_are_measured_in_turn(measured):
     assert not trees[0].exists()
 
 
+def test_what_looks_slower_is_measured_again_before_it_is(monkeypatch, repository):
+    """One disturbed round is no regression; and nothing else is measured a second time."""
+    said = iter([{"plan": 1.0, "verify": 1.0}, {"plan": 1.1, "verify": 3.0}, {"verify": 1.2}, {"verify": 1.1}])
+    asked = []
+
+    def measure(tree, scratch, names):
+        asked.append(tuple(names))
+        return {name: Timing(seconds, 1.0) for name, seconds in next(said).items()}
+
+    monkeypatch.setattr(compare, "measure", measure)
+    verdicts = compare.compare(repository, repository / "head", 1, ("plan", "verify"))
+    assert [(v.word, v.base_s, v.head_s) for v in verdicts] == [("ok", 1.0, 1.1), ("ok", 1.0, 1.1)]
+    assert asked == [("plan", "verify")] * 2 + [("verify",)] * 2
+
+
 def test_a_table_says_milliseconds():
     text = table([Verdict("plan", 0.1, 0.2, 2.0, "slower"), Verdict("verify", None, 0.0031, None, "new")])
     assert [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()[2:]] == [
