@@ -110,12 +110,16 @@ def checked_out(revision: str, repository: Path) -> Iterator[Path]:
     except subprocess.CalledProcessError as error:
         msg = f"{revision!r} is no revision of {repository}"
         raise NothingToCompareError(msg) from error
+    before = signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)
+    )  # by itself it would unwind nothing
     try:
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:
             tree = Path(folder) / "tree"
             git(repository, "worktree", "add", "--detach", str(tree), commit)
             yield tree
     finally:
+        signal.signal(signal.SIGTERM, before)
         git(repository, "worktree", "prune")  # what git remembers of a folder that is gone
 
 
@@ -147,7 +151,6 @@ def known(_context: click.Context, _parameter: click.Parameter, names: tuple[str
 @click.option("--only", "names", multiple=True, metavar="NAME", callback=known, help="A benchmark; may be repeated.")
 def main(base: str, rounds: int, names: tuple[str, ...]) -> None:
     """Compare the speed of the working tree with that of revision BASE."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the worktree goes then, too
     with checked_out(base, ROOT) as tree:
         verdicts = compare(tree, ROOT, rounds, names)
     click.echo(table(verdicts))

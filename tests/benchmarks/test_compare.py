@@ -1,5 +1,7 @@
 """The speed gate: its statistics by hand, its revisions and its worktrees; nothing is timed here."""
 
+import os
+import signal
 import subprocess
 
 import pytest
@@ -171,6 +173,15 @@ def test_whatever_happens_the_worktree_goes(repository, error):
         raise error
     assert not tree.exists()
     assert len(worktrees(repository)) == 1
+
+
+def test_a_polite_kill_leaves_nothing_behind_either(repository):
+    with pytest.raises(SystemExit) as ended, checked_out("HEAD~1", repository) as tree:
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert ended.value.code == 143
+    assert not tree.exists()
+    assert len(worktrees(repository)) == 1
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_a_bad_revision_makes_no_worktree(repository):
