@@ -22,7 +22,7 @@ campaign: $(STAMP)  ## minutes to an hour: what the world must show, and kill -9
 	$(BIN)/pytest -q -s -m slow
 
 bench: $(STAMP)  ## how fast the hot paths are, on one thread
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q tests/benchmarks --benchmark-enable --benchmark-only
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q tests/benchmarks -o python_files='bench_*.py' --benchmark-enable --benchmark-only
 
 bench-compare: $(STAMP)  ## whether the working tree is slower than BASE: make bench-compare BASE=main
 	$(BIN)/python -m benchmarks.compare $(BASE)
