@@ -18,7 +18,7 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 OPTIONS = (
     *("-q", "-W", "ignore", "-o", "python_files=bench_*.py", f"--confcutdir={BENCHMARKS}"),
     *("-p", "no:cacheprovider", "-p", "no:xdist", "--benchmark-enable", "--benchmark-only"),
-    *("--benchmark-min-rounds=3", "--benchmark-max-time=0.5"),
+    *("--benchmark-min-rounds=3", "--benchmark-max-time=0.3"),
 )
 
 
