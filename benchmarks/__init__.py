@@ -1,1 +1,1 @@
-"""Speed, measured side by side: against an earlier revision, and against other libraries."""
+"""How fast the project is: beside its peers, and beside its former self."""
