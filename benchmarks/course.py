@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 from benchmarks.models import SEED, Setting
 from harness import Model, Problem, Run, TrainingData
 from harness.toolbox import cosine_with_warmup
-from harness_world import MAX_NEW_TOKENS, World, load_world
+from harness_world import World, load_world
 from harness_world.wordings import THINK
 
 Item = TypeVar("Item")
@@ -37,7 +37,9 @@ class Course(Generic[Item]):
     """Of the learning rate, a step."""
 
     @classmethod
-    def of(cls, items: Sequence[Item], size: int, lengths: Callable[[Item], Sequence[int]], passes: int = 1) -> Course[Item]:
+    def of(
+        cls, items: Sequence[Item], size: int, lengths: Callable[[Item], Sequence[int]], passes: int = 1
+    ) -> Course[Item]:
         """`lengths`: tokens of the rows that an item becomes; `passes`: how often each is read."""
         batches = list(Run(SEED).batches(items, size, epochs=1))
         rows = [[length for item in batch for length in lengths(item)] for batch in batches]
@@ -90,9 +92,8 @@ def cued(problems: Sequence[Problem]) -> list[Problem]:
     return [dataclasses.replace(problem, prompt=problem.prompt + THINK) for problem in problems]
 
 
-def train(method: Any, model: Model, data: TrainingData, budget: int) -> Run:
-    """Train as a stage of a run does: watched by the meter, until the budget ends."""
-    run = Run(SEED, budget=budget, max_new_tokens=MAX_NEW_TOKENS)
+def train(method: Any, model: Model, data: TrainingData, run: Run) -> Run:
+    """Train as a stage does, watched by the meter, until the run ends."""
     run.watch(model)
     with run.pays():
         method.train(model, data, run)

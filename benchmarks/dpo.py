@@ -10,10 +10,10 @@ from trl import DPOConfig, DPOTrainer
 
 from benchmarks.course import Course, compare, lengths_of, losses, train, world
 from benchmarks.limit import gemm_rate, matrix_seconds
-from benchmarks.models import Setting
+from benchmarks.models import SEED, Setting
 from benchmarks.pairs import OURS, Figures, Work, interleave
 from benchmarks.tuned_trl import Rates, options, run_trainer, says
-from harness import Pair
+from harness import Pair, Run
 from harness.toolbox.batching import group_tokens
 from harness_rl.dpo import DPO
 
@@ -35,7 +35,7 @@ def measure(setting: Setting) -> dict[str, Figures]:
         model, given = setting.model.clone(), dataclasses.replace(data, pairs=course.items)
 
         def work() -> float:
-            found[OURS] = losses(train(method, model, given, course.budget).curve)
+            found[OURS] = losses(train(method, model, given, Run(SEED, budget=course.budget)).curve)
             return 1
 
         return work

@@ -25,7 +25,17 @@ from benchmarks.pairs import Figures
 if TYPE_CHECKING:
     from benchmarks.models import Setting
 
-HEADER = ("work", "ratio (worst to best pair)", "ours s", "peer s", "% of limit", "padding %", "zero adv. %", "goal", "met")
+HEADER = (
+    "work",
+    "ratio (worst to best pair)",
+    "ours s",
+    "peer s",
+    "% of limit",
+    "padding %",
+    "zero adv. %",
+    "goal",
+    "met",
+)
 
 
 @dataclass(frozen=True)

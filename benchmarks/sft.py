@@ -10,10 +10,10 @@ from trl import SFTConfig, SFTTrainer
 
 from benchmarks.course import Course, compare, examples, lengths_of, losses, train, worked, world
 from benchmarks.limit import gemm_rate, matrix_seconds
-from benchmarks.models import Setting
+from benchmarks.models import SEED, Setting
 from benchmarks.pairs import OURS, Figures, Ratio, Side, Work, interleave
 from benchmarks.tuned_trl import Rates, options, run_trainer, says
-from harness import Problem, TrainingData
+from harness import Problem, Run, TrainingData
 from harness.toolbox.batching import group_tokens
 from harness_finetuning.sft import SFT
 
@@ -71,7 +71,7 @@ class Supervised:
         )  # fmt: skip
 
         def work() -> float:
-            self.losses[OURS] = losses(train(self.method, model, data, self.course.budget).curve)
+            self.losses[OURS] = losses(train(self.method, model, data, Run(SEED, budget=self.course.budget)).curve)
             return 1
 
         return work
