@@ -87,9 +87,10 @@ def examples(setting: Setting, data: TrainingData, count: int) -> list[Problem]:
     return chosen
 
 
-def cued(problems: Sequence[Problem]) -> list[Problem]:
-    """The problems with the cue at which the embedded world's base model shows its work: a third of it is right."""
-    return [dataclasses.replace(problem, prompt=problem.prompt + THINK) for problem in problems]
+def questions(count: int) -> list[Problem]:
+    """Some problems, with the cue at which the embedded world's base model shows its work: a third of it is right."""
+    chosen = random.Random(SEED).sample(list(world().training().problems), count)  # noqa: S311 - data, not secrets
+    return [dataclasses.replace(problem, prompt=problem.prompt + THINK) for problem in chosen]
 
 
 def train(method: Any, model: Model, data: TrainingData, run: Run) -> Run:

@@ -1,4 +1,4 @@
-"""DPO beside TRL's `DPOTrainer` with the reference computed beforehand: whole runs, that pass included on both sides."""
+"""DPO beside TRL's `DPOTrainer` with the reference computed beforehand: whole runs, that pass included."""
 
 from __future__ import annotations
 
@@ -68,9 +68,13 @@ def measure(setting: Setting) -> dict[str, Figures]:
 def peer(setting: Setting, method: DPO, course: Course[Pair], module: Any) -> Any:
     """TRL on the same pairs in the same order."""
     rows = [
-        {"prompt": says("user", p.prompt), "chosen": says("assistant", p.chosen), "rejected": says("assistant", p.rejected)}
-        for p in course.in_order
-    ]  # fmt: skip
+        {
+            "prompt": says("user", pair.prompt),
+            "chosen": says("assistant", pair.chosen),
+            "rejected": says("assistant", pair.rejected),
+        }
+        for pair in course.in_order
+    ]
     chosen = {"beta": method.beta, "precompute_ref_log_probs": True}
     arguments = options(setting, method.lr, len(course.batches), method.batch_size) | chosen
     rates = Rates([method.lr * factor for factor in course.factors])

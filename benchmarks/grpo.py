@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from trl import GRPOConfig, GRPOTrainer
 
-from benchmarks.course import cued, train, world
+from benchmarks.course import questions, train, world
 from benchmarks.limit import gemm_rate, matrix_seconds
 from benchmarks.models import Setting
 from benchmarks.pairs import OURS, Figures, Work, interleave
@@ -43,7 +43,7 @@ def measure(setting: Setting) -> dict[str, Figures]:
     """Some steps of GRPO."""
     method = GRPO(problems=setting.scaled(4, 2, 2), samples=setting.scaled(16, 16, 4), lr=RATE)
     steps = setting.scaled(4, 1, 1)
-    problems = cued(world().training().problems[: method.problems * steps])
+    problems = questions(method.problems * steps)
     data = dataclasses.replace(world().training(), problems=problems)
     runs, logs = list[Run](), list[list[dict[str, float]]]()
 
@@ -60,7 +60,7 @@ def measure(setting: Setting) -> dict[str, Figures]:
         module = setting.model.clone().module
 
         def work() -> float:
-            logs.append(peer(setting, method, problems, steps, seed=len(logs), module=module).state.log_history)
+            logs.append(peer(setting, method, problems, steps=steps, seed=len(logs), module=module).state.log_history)
             return steps
 
         return work
@@ -78,7 +78,7 @@ def measure(setting: Setting) -> dict[str, Figures]:
     return {"grpo": figures}
 
 
-def peer(setting: Setting, method: GRPO, problems: Sequence[Problem], steps: int, seed: int, module: Any) -> Any:
+def peer(setting: Setting, method: GRPO, problems: Sequence[Problem], *, steps: int, seed: int, module: Any) -> Any:
     """TRL on the same problems, with the loss of ours: no KL term, means over rows of means over tokens."""
     by_id, verify = {problem.id: problem for problem in problems}, world().verify
 

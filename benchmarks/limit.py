@@ -7,7 +7,8 @@ decoded. N counts the parameters, and tokens are real ones, without padding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - as everywhere in torch
@@ -25,8 +26,8 @@ SHORTEST_S = 0.02
 
 def gemm_rate(model: Model, rows: int) -> float:
     """FLOP/s of the products of `rows` tokens with each weight matrix of a layer of `model`, on its device."""
-    linears = [part for part in model.module.model.layers[0].modules() if isinstance(part, nn.Linear)]  # type: ignore[union-attr,index]
-    weights = [linear.weight.detach() for linear in linears]
+    module: Any = model.module
+    weights = [part.weight.detach() for part in module.model.layers[0].modules() if isinstance(part, nn.Linear)]
     inputs = {width: weights[0].new_ones(rows, width) for width in {weight.shape[1] for weight in weights}}
     flops = sum(2.0 * rows * weight.numel() for weight in weights)
 
@@ -61,8 +62,8 @@ def fastest(device: Device, work: Callable[[], object]) -> float:
 
 
 def matrix_seconds(model: Model, rate: float, *, trained: float = 0, read: float = 0, per_trained: int = 6) -> float:
-    """Seconds that `trained` tokens and `read` ones (forward alone) take at `rate`; N is the model's without adapter."""
-    parameters = count(model.module.parameters())
+    """Seconds that `trained` tokens, and `read` ones (forward alone), take at `rate`; N leaves an adapter out."""
+    parameters = sum(parameter.numel() for parameter in model.module.parameters())
     return (per_trained * trained + 2 * read) * parameters / rate
 
 
@@ -75,8 +76,3 @@ def decoding_seconds(model: Model, tokens: float, steps: float, rows: int) -> fl
         return matrix_seconds(model, gemm_rate(model, rows), read=tokens)
     size = sum(p.numel() * p.element_size() for p in model.module.parameters())
     return steps * size / memory_rate(model.device)
-
-
-def count(parameters: Iterable[torch.Tensor]) -> int:
-    """How many numbers there are in all."""
-    return sum(parameter.numel() for parameter in parameters)

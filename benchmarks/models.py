@@ -69,8 +69,9 @@ def open_setting(kind: str, device: Device, *, quick: bool) -> Setting:
 
 
 def tiny(device: Device) -> CausalLM:
-    """A Llama of 3.25M parameters that says what the embedded world's base model says: it ends its answers by itself,
-    and some of them are right. With random weights it would do neither, and no reward would ever differ.
+    """A Llama of 3.25M parameters that says what the embedded world's base model says.
+
+    So it ends its answers by itself, and some are right. With random weights no reward would ever differ.
     """
     base = load_model("tiny", HERE / "base", device)
     return CausalLM("tiny-wide", device.place(widened(base.module)), base.tokenizer, device)

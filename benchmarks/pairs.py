@@ -19,9 +19,7 @@ OURS = "ours"
 
 
 def clock_of(device: Device) -> Callable[[], float]:
-    """Seconds: the processor's, which neighbours on the machine do not lengthen, or the wall's where another device
-    works; that is waited for.
-    """
+    """Seconds of the processor, which neighbours do not lengthen; elsewhere of the wall, what is queued waited for."""
 
     def wall() -> float:
         device.synchronize()

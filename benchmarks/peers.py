@@ -151,7 +151,7 @@ def main(quick: bool, in_json: bool, only: str, model: str, device: str) -> None
     from benchmarks import models  # noqa: PLC0415 - torch and transformers, which `--help` does not need
     from harness.builtin.devices import Cpu, Cuda  # noqa: PLC0415 - beside them
 
-    chip = {"cpu": Cpu, "cuda": Cuda}[device]()
+    chip = Cpu() if device == "cpu" else Cuda()
     if not chip.available():
         msg = f"torch finds no {device} device"
         raise click.BadParameter(msg, param_hint="--device")

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import torch
 
-from benchmarks.course import cued, world
+from benchmarks.course import questions
 from benchmarks.generate import generate
 from benchmarks.limit import decoding_seconds
 from benchmarks.models import Setting
@@ -27,7 +27,7 @@ THOUSAND = 1000
 
 def measure(setting: Setting) -> dict[str, Figures]:
     """Samples of questions as they are."""
-    problems = cued(world().training().problems[:PROMPTS])
+    problems = questions(PROMPTS)
     prompts = [setting.model.encode_prompt(problem.prompt) for problem in problems]
     return {"sampling": compare_sampling(setting, prompts, GOALS[setting.kind])}
 
@@ -66,6 +66,9 @@ def compare_sampling(setting: Setting, prompts: Sequence[Sequence[int]], goal: f
     mean = {side: statistics.mean(counts[1:]) for side, counts in count.items()}
     tokens = mean[OURS] + sum(map(len, prompts))
     least = decoding_seconds(model, tokens, statistics.mean(steps[1:]) + 1, SAMPLES * len(prompts))
+    lengths = sorted(map(len, prompts))
+    own, its = (count_of / SAMPLES / len(prompts) for count_of in (mean[OURS], mean[PEER]))
+    drawn = f"{len(prompts)} prompts of {lengths[0]} to {lengths[-1]} tokens, {SAMPLES} samples each"
     return Figures.of(
         "1,000 useful tokens",
         seconds,
@@ -73,8 +76,7 @@ def compare_sampling(setting: Setting, prompts: Sequence[Sequence[int]], goal: f
         limit_share=least / mean[OURS] * THOUSAND / statistics.median(seconds[OURS]),
         at_least=goal,
         notes=(
-            f"{len(prompts)} prompts of {min(map(len, prompts))} to {max(map(len, prompts))} tokens, {SAMPLES} samples "
-            f"each, of {mean[OURS] / SAMPLES / len(prompts):.1f} tokens here and {mean[PEER] / SAMPLES / len(prompts):.1f} there",
+            f"{drawn}, of {own:.1f} tokens here and {its:.1f} there",
             greedy_agrees(setting, prompts, longest),
         ),
     )

@@ -18,7 +18,7 @@ import its_hub
 import torch
 from its_hub.api import AbstractLanguageModel, AbstractOrchestrator
 
-from benchmarks.course import cued, world
+from benchmarks.course import questions
 from benchmarks.generate import generate
 from benchmarks.limit import decoding_seconds
 from benchmarks.models import Setting
@@ -73,8 +73,9 @@ class Client:
 
 
 def optillm_approach() -> Any:
-    """optillm's self-consistency, None where it is not installed. Its package is a server that wants 36 others, of which
-    the approach needs none: it is left out.
+    """The self-consistency of optillm, None where it is not installed.
+
+    Its package is a server that wants 36 others, of which this approach needs none: the package itself is left out.
     """
     spec = importlib.util.find_spec(OPTILLM)
     if spec is None:
@@ -92,7 +93,7 @@ class Contest:
     def __init__(self, setting: Setting, approach: Any) -> None:
         self.approach = approach
         self.model, self.longest = setting.model, setting.scaled(MAX_NEW_TOKENS, 64, 8)
-        self.problems: Sequence[Problem] = cued(world().training().problems[: setting.scaled(8, 2, 1)])
+        self.problems: Sequence[Problem] = questions(setting.scaled(8, 2, 1))
         self.tokens: list[int] = []
         self.steps: list[int] = []
         self.seed = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 from functools import partial
 from typing import Any
@@ -66,9 +67,7 @@ class Supervised:
 
     def ours(self) -> Work:
         """The method as a stage of a run trains it."""
-        model, data = self.setting.model.clone(), TrainingData(
-            self.course.items, (), self.data.verify, self.data.render_target
-        )  # fmt: skip
+        model, data = self.setting.model.clone(), dataclasses.replace(self.data, problems=self.course.items)
 
         def work() -> float:
             self.losses[OURS] = losses(train(self.method, model, data, Run(SEED, budget=self.course.budget)).curve)
@@ -110,9 +109,10 @@ class Supervised:
     def notes(self, seconds: dict[str, list[float]], *, digits: bool) -> tuple[str, ...]:
         """Losses, the peer's set-up, and the peer with batches of its own."""
         mine, theirs = self.losses[OURS], self.losses[TRL]
+        set_up = statistics.median(self.set_up[1:])
         steps = [whole - before for whole, before in zip(seconds[TRL], self.set_up[1:], strict=True)]
         return (
             compare(mine, theirs) if digits else compare(mine[:1], theirs[:1]),
-            f"TRL's set-up takes {statistics.median(self.set_up[1:]):.2f} s of its run; without it {Ratio.of(steps, seconds[OURS])}",
+            f"TRL's set-up takes {set_up:.2f} s of its run; without it {Ratio.of(steps, seconds[OURS])}",
             f"against TRL with group_by_length, which makes other batches: {Ratio.of(seconds[GROUPED], seconds[OURS])}",
         )
