@@ -9,12 +9,12 @@ from typing import Any
 from trl import DPOConfig, DPOTrainer
 
 from benchmarks.course import Course, compare, lengths_of, losses, train, world
-from benchmarks.limit import gemm_rate, matrix_seconds
+from benchmarks.limit import matrix_seconds, training_rate
 from benchmarks.models import SEED, Setting
-from benchmarks.pairs import OURS, Figures, Work, interleave
+from benchmarks.pairs import OURS, Figures, interleave, whole_run
 from benchmarks.tuned_trl import Rates, options, run_trainer, says
 from harness import Pair, Run
-from harness.toolbox.batching import group_tokens
+from harness.builtin.causal_lm import CausalLM
 from harness_rl.dpo import DPO
 
 GOALS = {"tiny": 1.4, "smollm2": 1.3}
@@ -29,30 +29,18 @@ def measure(setting: Setting) -> dict[str, Figures]:
     course = Course.of(
         pairs, method.batch_size, lambda p: lengths_of(setting.model, p.prompt, p.chosen, p.rejected), passes=2
     )
-    found: dict[str, list[float]] = {}
+    given, found = dataclasses.replace(data, pairs=course.items), dict[str, list[float]]()
 
-    def ours() -> Work:
-        model, given = setting.model.clone(), dataclasses.replace(data, pairs=course.items)
+    def ours(model: CausalLM) -> None:
+        found[OURS] = losses(train(method, model, given, Run(SEED, budget=course.budget)).curve)
 
-        def work() -> float:
-            found[OURS] = losses(train(method, model, given, Run(SEED, budget=course.budget)).curve)
-            return 1
+    def trl(model: CausalLM) -> None:
+        found[TRL] = losses(peer(setting, method, course, model.module).state.log_history)
 
-        return work
-
-    def trl() -> Work:
-        module = setting.model.clone().module
-
-        def work() -> float:
-            found[TRL] = losses(peer(setting, method, course, module).state.log_history)
-            return 1
-
-        return work
-
-    seconds = interleave({OURS: ours, TRL: trl}, setting.pairs, setting.clock)
-    rate = gemm_rate(setting.model, group_tokens(next(setting.model.parameters()).device))
+    sides = {OURS: whole_run(setting.model.clone, ours), TRL: whole_run(setting.model.clone, trl)}
+    seconds = interleave(sides, setting.pairs, setting.clock)
     read = course.budget / 2  # by the policy, and again by the reference
-    least = matrix_seconds(setting.model, rate, trained=read, read=read)
+    least = matrix_seconds(setting.model, training_rate(setting.model), trained=read, read=read)
     figures = Figures.of(
         f"run of {len(course.batches)} steps of {method.batch_size} pairs",
         seconds,

@@ -14,12 +14,12 @@ from typing import Any, TypeVar
 from trl import GRPOConfig, GRPOTrainer
 
 from benchmarks.course import questions, train, world
-from benchmarks.limit import gemm_rate, matrix_seconds
+from benchmarks.limit import matrix_seconds, training_rate
 from benchmarks.models import Setting
-from benchmarks.pairs import OURS, Figures, Work, interleave
+from benchmarks.pairs import OURS, Figures, interleave, whole_run
 from benchmarks.tuned_trl import options, run_trainer, says
 from harness import Problem, Run
-from harness.toolbox.batching import group_tokens
+from harness.builtin.causal_lm import CausalLM
 from harness_rl.grpo import GRPO
 
 T = TypeVar("T")
@@ -47,25 +47,15 @@ def measure(setting: Setting) -> dict[str, Figures]:
     data = dataclasses.replace(world().training(), problems=problems)
     runs, logs = list[Run](), list[list[dict[str, float]]]()
 
-    def ours() -> Work:
-        model = setting.model.clone()
+    def ours(model: CausalLM) -> None:
+        runs.append(train(method, model, data, OneEpoch(len(runs), max_new_tokens=LONGEST)))
 
-        def work() -> float:
-            runs.append(train(method, model, data, OneEpoch(len(runs), max_new_tokens=LONGEST)))
-            return steps
+    def trl(model: CausalLM) -> None:
+        trainer = peer(setting, method, problems, steps=steps, seed=len(logs), module=model.module)
+        logs.append(trainer.state.log_history)
 
-        return work
-
-    def trl() -> Work:
-        module = setting.model.clone().module
-
-        def work() -> float:
-            logs.append(peer(setting, method, problems, steps=steps, seed=len(logs), module=module).state.log_history)
-            return steps
-
-        return work
-
-    seconds = interleave({OURS: ours, TRL: trl}, setting.pairs, setting.clock)
+    sides = {name: whole_run(setting.model.clone, work, steps) for name, work in ((OURS, ours), (TRL, trl))}
+    seconds = interleave(sides, setting.pairs, setting.clock)
     figures = Figures.of(
         f"step of {method.problems} problems with {method.samples} samples each",
         seconds,
@@ -106,7 +96,7 @@ def least(setting: Setting, runs: Sequence[Run]) -> float:
     """Seconds that the matrix products of a run take: what had an advantage trained on, all else read once."""
     trained = statistics.mean(run.ledger.trained_tokens for run in runs)
     read = statistics.mean(run.ledger.own_tokens for run in runs) - trained
-    rate = gemm_rate(setting.model, group_tokens(next(setting.model.parameters()).device))
+    rate = training_rate(setting.model)
     return matrix_seconds(setting.model, rate, trained=trained, read=read)
 
 

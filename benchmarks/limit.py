@@ -16,6 +16,7 @@ from torch import nn
 
 from benchmarks.pairs import clock_of
 from harness.contracts import Device, Model
+from harness.toolbox.batching import group_tokens
 
 REPEATS = 7
 """The fastest counts: a limit is what was reached, and neighbours on the machine only slow it down."""
@@ -37,6 +38,11 @@ def gemm_rate(model: Model, rows: int) -> float:
 
     with torch.inference_mode():
         return flops / fastest(model.device, products)
+
+
+def training_rate(model: Model) -> float:
+    """FLOP/s of the products of as many tokens as suit one pass of training on the model's device."""
+    return gemm_rate(model, group_tokens(torch.device(model.device.name)))
 
 
 def memory_rate(device: Device) -> float:

@@ -7,7 +7,6 @@ measuring what was forgotten; against a script that loads, trains and saves.
 
 from __future__ import annotations
 
-import itertools
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import Any
 
 from benchmarks.course import lengths_of, train, world
 from benchmarks.models import Setting
-from benchmarks.pairs import OURS, Figures, Work, interleave
+from benchmarks.pairs import OURS, Figures, interleave, whole_run
 from harness import Model, Run, registry
 from harness.builtin.causal_lm import CausalLM
 from harness.builtin.devices import arithmetic_for
@@ -49,51 +48,42 @@ def measure(setting: Setting) -> dict[str, Figures]:
         }
 
 
-@dataclass(frozen=True)
 class Loop:
     """The method trains a copy of the model that is in memory."""
 
-    setting: Setting
-    budget: int
+    def __init__(self, setting: Setting, budget: int) -> None:
+        self.setting, self.budget, self.data = setting, budget, world().training()
+        rates = rates_of(setting.model, budget)
+        self.steps = list(zip(batches(), rates, strict=False))
 
-    def rates(self) -> list[float]:
-        """Of the steps until the budget is spent."""
-        model, run, rates = self.setting.model, Run(SEED, budget=self.budget), list[float]()
-        for batch in batches():
-            run.ledger.trained_tokens += sum(lengths_of(model, prompt, text)[0] for prompt, text in batch)
-            rates.append(METHOD.lr * cosine_with_warmup(run))
-            if not run.left:
-                break
-        return rates
-
-    def ours(self) -> Work:
+    def ours(self, model: CausalLM) -> None:
         """As a stage trains it."""
-        model, data = self.setting.model.clone(), world().training()
+        with arithmetic_for(model.size):
+            train(METHOD, model, self.data, Run(SEED, budget=self.budget))
 
-        def work() -> float:
-            with arithmetic_for(model.size):
-                train(METHOD, model, data, Run(SEED, budget=self.budget))
-            return 1
-
-        return work
-
-    def bare(self) -> Work:
+    def bare(self, model: CausalLM) -> None:
         """The loop of a supervised method, written out."""
-        model, rates = self.setting.model.clone(), self.rates()
-        ready = list(itertools.islice(batches(), len(rates)))
-
-        def work() -> float:
-            with arithmetic_for(model.size):
-                descend_all(model, zip(ready, rates, strict=True))
-            return 1
-
-        return work
+        with arithmetic_for(model.size):
+            descend_all(model, self.steps)
 
     def figures(self) -> Figures:
         """Ours beside the bare loop."""
-        seconds = interleave({OURS: self.ours, BARE: self.bare}, self.setting.pairs, self.setting.clock)
+        ready = self.setting.model.clone
+        sides = {OURS: whole_run(ready, self.ours), BARE: whole_run(ready, self.bare)}
+        seconds = interleave(sides, self.setting.pairs, self.setting.clock)
         unit = f"loop of {self.budget:,} tokens"
         return Figures.of(unit, seconds, BARE, most_overhead=GOALS[self.setting.kind])
+
+
+def rates_of(model: Model, budget: int) -> list[float]:
+    """Learning rates of the steps until the budget is spent."""
+    run, rates = Run(SEED, budget=budget), list[float]()
+    for batch in batches():
+        run.ledger.trained_tokens += sum(lengths_of(model, prompt, text)[0] for prompt, text in batch)
+        rates.append(METHOD.lr * cosine_with_warmup(run))
+        if not run.left:
+            break
+    return rates
 
 
 def batches() -> Iterator[Batch]:
@@ -119,42 +109,30 @@ class Stage:
     budget: int
     start: Path
 
-    def ours(self) -> Work:
-        """The job that a run would give to a worker."""
-        device, number = self.setting.model.device.name, len(list(self.start.parent.iterdir()))
+    def job(self) -> dict[str, Any]:
+        """What a run would hand to a worker, with a store of its own."""
+        device = self.setting.model.device.name
         config = RunConfig(
             (CoTSFT.name,), model=str(self.start), dataset=world().name, device=device, train_tokens=self.budget
         )
         [job] = (job for job in make_plan(config, registry.load(), device).jobs if job.kind == "stage")
-        store = self.start.parent / f"store-{number}"
-        store.mkdir()
-        spec = {**job.spec, "key": job.key, "store": str(store)}
+        return {**job.spec, "key": job.key, "store": tempfile.mkdtemp(dir=self.start.parent)}
 
-        def work() -> float:
-            execute(spec, lambda _: None)
-            return 1
-
-        return work
-
-    def bare(self) -> Work:
-        """A script: load, train, save."""
-        loop = Loop(self.setting, self.budget)
-        device, rates = self.setting.model.device, loop.rates()
-        target = self.start.parent / "bare"
-
-        def work() -> float:
-            model = CausalLM.load(self.start, device)
-            with arithmetic_for(model.size):
-                descend_all(model, zip(batches(), rates, strict=False))
-            model.module.save_pretrained(target)  # type: ignore[operator]
-            return 1
-
-        return work
+    def script(self, rates: Sequence[float]) -> None:
+        """Load, train, save."""
+        model = CausalLM.load(self.start, self.setting.model.device)
+        with arithmetic_for(model.size):
+            descend_all(model, zip(batches(), rates, strict=False))
+        model.module.save_pretrained(self.start.parent / "bare")  # type: ignore[operator]
 
     def figures(self) -> Figures:
         """Ours beside the script."""
-        pairs = min(STAGE_PAIRS, self.setting.pairs)
-        seconds = interleave({OURS: self.ours, BARE: self.bare}, pairs, self.setting.clock)
+        rates = rates_of(self.setting.model, self.budget)
+        sides = {
+            OURS: whole_run(self.job, lambda spec: execute(spec, lambda _: None)),
+            BARE: whole_run(lambda: rates, self.script),
+        }
+        seconds = interleave(sides, min(STAGE_PAIRS, self.setting.pairs), self.setting.clock)
         unit = f"stage of {self.budget:,} tokens"
         note = "a stage also measures what was forgotten, before and after, which the script does not"
         return Figures.of(unit, seconds, BARE, most_overhead=GOALS[self.setting.kind], notes=(note,))

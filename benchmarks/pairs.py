@@ -7,15 +7,31 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from harness.contracts import Device
 
+T = TypeVar("T")
 Work = Callable[[], float]
 """Does the work that is timed; returns how many units of it were done, 1 where it is a whole run."""
 Side = Callable[[], Work]
 """Makes ready what is not timed: a copy of the model, say."""
 OURS = "ours"
+
+
+def whole_run(ready: Callable[[], T], work: Callable[[T], object], units: float = 1) -> Side:
+    """A side that does `work` on what was made `ready`: so many units of it each time, one run by default."""
+
+    def side() -> Work:
+        given = ready()
+
+        def run() -> float:
+            work(given)
+            return units
+
+        return run
+
+    return side
 
 
 def clock_of(device: Device) -> Callable[[], float]:

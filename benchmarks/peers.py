@@ -1,5 +1,7 @@
 """`python -m benchmarks.peers`: how fast we are beside the tuned peers, side by side in one run.
 
+The goals are those for one core: the same model, data, batches and steps on both sides, whole runs with their set-up.
+Left out: a whole `harness run --all`, which takes minutes and has no peer.
 A report and no test: it ends with 0 where a goal is missed, with 2 where it was called wrongly, and with 4 where the
 model cannot be had.
 """

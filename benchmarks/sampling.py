@@ -32,52 +32,65 @@ def measure(setting: Setting) -> dict[str, Figures]:
     return {"sampling": compare_sampling(setting, prompts, GOALS[setting.kind])}
 
 
-def compare_sampling(setting: Setting, prompts: Sequence[Sequence[int]], goal: float) -> Figures:
-    """`draw` of ours and `generate` on the same prompts."""
-    model, longest = setting.model, setting.scaled(MAX_NEW_TOKENS, MAX_NEW_TOKENS, 8)
-    count: dict[str, list[int]] = {OURS: [], PEER: []}
-    steps: list[int] = []
+class Contest:
+    """The two sides, and how many tokens each drew in each round."""
 
-    def ours() -> Work:
-        first = SAMPLES * len(count[OURS])  # new samples each time
-        requests = [SampleRequest(tuple(ids), tuple(range(first, first + SAMPLES)), 1.0, longest) for ids in prompts]
+    def __init__(self, setting: Setting, prompts: Sequence[Sequence[int]]) -> None:
+        self.model, self.prompts = setting.model, prompts
+        self.longest = setting.scaled(MAX_NEW_TOKENS, MAX_NEW_TOKENS, 8)
+        self.drawn: dict[str, list[int]] = {OURS: [], PEER: []}
+        self.steps: list[int] = []
+
+    def ours(self) -> Work:
+        """`draw`, new samples each time."""
+        seeds = range(SAMPLES * len(self.drawn[OURS]), SAMPLES * (len(self.drawn[OURS]) + 1))
+        requests = [SampleRequest(tuple(ids), tuple(seeds), 1.0, self.longest) for ids in self.prompts]
 
         def work() -> float:
-            lengths = [len(completion.tokens) for of_one in draw(model, requests) for completion in of_one]
-            count[OURS].append(sum(lengths))
-            steps.append(max(lengths))
+            lengths = [len(completion.tokens) for of_one in draw(self.model, requests) for completion in of_one]
+            self.drawn[OURS].append(sum(lengths))
+            self.steps.append(max(lengths))
             return sum(lengths) / THOUSAND
 
         return work
 
-    def peer() -> Work:
-        torch.manual_seed(len(count[PEER]))
+    def peer(self) -> Work:
+        """`generate`, and the texts, which ours returns as well."""
+        torch.manual_seed(len(self.drawn[PEER]))
 
         def work() -> float:
-            rows = [row for of_one in generate(model, prompts, SAMPLES, 1.0, longest) for row in of_one]
+            found = generate(self.model, self.prompts, SAMPLES, 1.0, self.longest)
+            rows = [row for of_one in found for row in of_one]
             for row in rows:
-                model.decode(row)  # ours returns texts
-            count[PEER].append(sum(map(len, rows)))
-            return count[PEER][-1] / THOUSAND
+                self.model.decode(row)
+            self.drawn[PEER].append(sum(map(len, rows)))
+            return self.drawn[PEER][-1] / THOUSAND
 
         return work
 
-    seconds = interleave({OURS: ours, PEER: peer}, setting.pairs, setting.clock)
-    mean = {side: statistics.mean(counts[1:]) for side, counts in count.items()}
-    tokens = mean[OURS] + sum(map(len, prompts))
-    least = decoding_seconds(model, tokens, statistics.mean(steps[1:]) + 1, SAMPLES * len(prompts))
+    def mean(self, side: str) -> float:
+        """Tokens a round that counts."""
+        return statistics.mean(self.drawn[side][1:])
+
+
+def compare_sampling(setting: Setting, prompts: Sequence[Sequence[int]], goal: float) -> Figures:
+    """`draw` of ours and `generate` on the same prompts."""
+    contest, rows = Contest(setting, prompts), SAMPLES * len(prompts)
+    seconds = interleave({OURS: contest.ours, PEER: contest.peer}, setting.pairs, setting.clock)
+    ours, theirs = contest.mean(OURS), contest.mean(PEER)
+    passes = statistics.mean(contest.steps[1:]) + 1  # and one through the prompts
+    least = decoding_seconds(setting.model, ours + sum(map(len, prompts)), passes, rows)
     lengths = sorted(map(len, prompts))
-    own, its = (count_of / SAMPLES / len(prompts) for count_of in (mean[OURS], mean[PEER]))
     drawn = f"{len(prompts)} prompts of {lengths[0]} to {lengths[-1]} tokens, {SAMPLES} samples each"
     return Figures.of(
         "1,000 useful tokens",
         seconds,
         PEER,
-        limit_share=least / mean[OURS] * THOUSAND / statistics.median(seconds[OURS]),
+        limit_share=least / ours * THOUSAND / statistics.median(seconds[OURS]),
         at_least=goal,
         notes=(
-            f"{drawn}, of {own:.1f} tokens here and {its:.1f} there",
-            greedy_agrees(setting, prompts, longest),
+            f"{drawn}, of {ours / rows:.1f} tokens here and {theirs / rows:.1f} there",
+            greedy_agrees(setting, prompts, contest.longest),
         ),
     )
 

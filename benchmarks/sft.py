@@ -10,12 +10,12 @@ from typing import Any
 from trl import SFTConfig, SFTTrainer
 
 from benchmarks.course import Course, compare, examples, lengths_of, losses, train, worked, world
-from benchmarks.limit import gemm_rate, matrix_seconds
+from benchmarks.limit import matrix_seconds, training_rate
 from benchmarks.models import SEED, Setting
-from benchmarks.pairs import OURS, Figures, Ratio, Side, Work, interleave
+from benchmarks.pairs import OURS, Figures, Ratio, interleave, whole_run
 from benchmarks.tuned_trl import Rates, options, run_trainer, says
 from harness import Problem, Run, TrainingData
-from harness.toolbox.batching import group_tokens
+from harness.builtin.causal_lm import CausalLM
 from harness_finetuning.sft import SFT
 
 GOALS = {"tiny": 1.5, "smollm2": 1.4}
@@ -40,9 +40,13 @@ def compare_supervised(
     problems = examples(setting, data, count)
     course = Course.of(problems, size, lambda p: lengths_of(setting.model, p.prompt, data.render_target(p, True)))
     contest = Supervised(setting, method, data, course, given)
-    sides: dict[str, Side] = {OURS: contest.ours, TRL: partial(contest.trl, "sequential")}
-    seconds = interleave({**sides, GROUPED: partial(contest.trl, "group_by_length")}, setting.pairs, setting.clock)
-    rate = gemm_rate(setting.model, group_tokens(next(setting.model.parameters()).device))
+    sides = {
+        OURS: whole_run(setting.model.clone, contest.ours),
+        TRL: whole_run(setting.model.clone, partial(contest.trl, strategy="sequential")),
+        GROUPED: whole_run(setting.model.clone, partial(contest.trl, strategy="group_by_length")),
+    }
+    seconds = interleave(sides, setting.pairs, setting.clock)
+    rate = training_rate(setting.model)
     least = matrix_seconds(setting.model, rate, trained=course.budget, per_trained=per_trained)
     return Figures.of(
         f"run of {len(course.batches)} steps of {size}",
@@ -61,50 +65,37 @@ class Supervised:
     def __init__(
         self, setting: Setting, method: Any, data: TrainingData, course: Course[Problem], given: dict[str, Any]
     ) -> None:
-        self.setting, self.method, self.data, self.course, self.given = setting, method, data, course, given
+        self.setting, self.method, self.course, self.given = setting, method, course, given
+        self.data = dataclasses.replace(data, problems=course.items)
+        self.rows = [
+            {"prompt": says("user", p.prompt), "completion": says("assistant", data.render_target(p, True))}
+            for p in course.in_order
+        ]
         self.losses: dict[str, list[float]] = {}
         self.set_up: list[float] = []
 
-    def ours(self) -> Work:
+    def ours(self, model: CausalLM) -> None:
         """The method as a stage of a run trains it."""
-        model, data = self.setting.model.clone(), dataclasses.replace(self.data, problems=self.course.items)
+        run = train(self.method, model, self.data, Run(SEED, budget=self.course.budget))
+        self.losses[OURS] = losses(run.curve)
 
-        def work() -> float:
-            self.losses[OURS] = losses(train(self.method, model, data, Run(SEED, budget=self.course.budget)).curve)
-            return 1
-
-        return work
-
-    def trl(self, strategy: str) -> Work:
-        """TRL, the items in the order of our batches, or in batches of its own of like length."""
-        module = self.setting.model.clone().module
-        problems, steps, rate = self.course.in_order, len(self.course.batches), self.method.lr
-        rows = [
-            {"prompt": says("user", p.prompt), "completion": says("assistant", self.data.render_target(p, True))}
-            for p in problems
-        ]
-        arguments = options(self.setting, rate, steps, self.method.batch_size) | {"train_sampling_strategy": strategy}
-        rates = Rates([rate * factor for factor in self.course.factors])
-        clock = self.setting.clock
-
-        def work() -> float:
-            started = clock()
-            ready: list[float] = []
-            trainer = run_trainer(
-                (SFTTrainer, SFTConfig),
-                self.setting,
-                rows,
-                arguments,
-                lambda: ready.append(clock() - started),
-                model=module,
-                callbacks=[rates],
-                **self.given,
-            )
-            if strategy == "sequential":
-                self.losses[TRL], self.set_up = losses(trainer.state.log_history), [*self.set_up, *ready]
-            return 1
-
-        return work
+    def trl(self, model: CausalLM, strategy: str) -> None:
+        """TRL, the rows in the order of our batches, or in batches of its own of like length."""
+        clock, rate = self.setting.clock, self.method.lr
+        started, ready = clock(), list[float]()
+        chosen = {"train_sampling_strategy": strategy}
+        trainer = run_trainer(
+            (SFTTrainer, SFTConfig),
+            self.setting,
+            self.rows,
+            options(self.setting, rate, len(self.course.batches), self.method.batch_size) | chosen,
+            lambda: ready.append(clock() - started),
+            model=model.module,
+            callbacks=[Rates([rate * factor for factor in self.course.factors])],
+            **self.given,
+        )
+        if strategy == "sequential":
+            self.losses[TRL], self.set_up = losses(trainer.state.log_history), [*self.set_up, *ready]
 
     def notes(self, seconds: dict[str, list[float]], *, digits: bool) -> tuple[str, ...]:
         """Losses, the peer's set-up, and the peer with batches of its own."""

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.models import Setting
-from benchmarks.pairs import OURS, Figures, Work, interleave
+from benchmarks.pairs import OURS, Figures, interleave, whole_run
 
 COMMANDS = {"start-up --help": (("--help",), 0.3), "start-up ls": (("ls", "methods"), 1.0)}
 """Arguments, and the goal in seconds."""
@@ -25,13 +25,9 @@ def time_command(arguments: Sequence[str], goal: float, times: int) -> Figures:
     """Run `harness` with `arguments`."""
     program = Path(sys.executable).with_name("harness")
 
-    def command() -> Work:
-        def work() -> float:
-            subprocess.run([program, *arguments], check=True, capture_output=True)  # noqa: S603 - our own program
-            return 1
+    def command(line: Sequence[str | Path]) -> None:
+        subprocess.run(line, check=True, capture_output=True)  # noqa: S603 - our own program
 
-        return work
-
-    seconds = interleave({OURS: command}, times, time.perf_counter)[OURS]
+    seconds = interleave({OURS: whole_run(lambda: [program, *arguments], command)}, times, time.perf_counter)[OURS]
     spread = f"{min(seconds):.2f} to {max(seconds):.2f} s"
     return Figures("call", statistics.median(seconds), most_seconds=goal, notes=(spread,))
