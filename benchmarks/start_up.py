@@ -23,11 +23,11 @@ def measure(setting: Setting) -> dict[str, Figures]:
 
 def time_command(arguments: Sequence[str], goal: float, times: int) -> Figures:
     """Run `harness` with `arguments`."""
-    program = Path(sys.executable).with_name("harness")
+    line = [str(Path(sys.executable).with_name("harness")), *arguments]
 
-    def command(line: Sequence[str | Path]) -> None:
-        subprocess.run(line, check=True, capture_output=True)  # noqa: S603 - our own program
+    def command(line: list[str]) -> None:
+        subprocess.run(line, check=True, capture_output=True)
 
-    seconds = interleave({OURS: whole_run(lambda: [program, *arguments], command)}, times, time.perf_counter)[OURS]
+    seconds = interleave({OURS: whole_run(lambda: line, command)}, times, time.perf_counter)[OURS]
     spread = f"{min(seconds):.2f} to {max(seconds):.2f} s"
     return Figures("call", statistics.median(seconds), most_seconds=goal, notes=(spread,))
