@@ -10,12 +10,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import itertools
 import math
 import random
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -211,16 +210,17 @@ class Run:
 
         def count(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             if not _UNCOUNTED.get():
-                beside = () if model.adapter is None else model.adapter.parameters()
-                parameters = itertools.chain(module.parameters(), beside)
-                (_PAYER.get() or self).count_forward(model.size, parameters, args, kwargs, output, other=other)
+                trainable = sum(p.numel() for p in module.parameters() if p.requires_grad)
+                if model.adapter is not None:
+                    trainable += sum(p.numel() for p in model.adapter.parameters() if p.requires_grad)
+                (_PAYER.get() or self).count_forward(model.size, trainable, args, kwargs, output, other=other)
 
         self._handles.append(model.module.register_forward_hook(count, with_kwargs=True))
 
     def count_forward(
         self,
         size: ModelSize,
-        parameters: Iterable[torch.nn.Parameter],
+        trainable: int,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         output: Any,
@@ -237,7 +237,6 @@ class Run:
         forward = forward_flops(size, tokens, attended)
         tensor = output[0] if isinstance(output, tuple | list) else next(iter(output.values()))
         if tensor.requires_grad:
-            trainable = sum(p.numel() for p in parameters if p.requires_grad)
             self.charge("trained", tokens, flops=2 * forward + 2.0 * trainable * tokens, calls=1, other=other)
         else:
             self.charge("scored", tokens, flops=forward, calls=1, other=other)

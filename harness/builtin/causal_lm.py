@@ -40,7 +40,6 @@ class CausalLM:
     device: Device
     heads: nn.ModuleDict = field(default_factory=nn.ModuleDict)
     adapter: Adapter | None = None
-    _sized: tuple[nn.Module, Adapter | None, ModelSize] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.tokenizer.eos_token_id is None:
@@ -90,13 +89,9 @@ class CausalLM:
     @property
     def size(self) -> ModelSize:
         """Parameter count, an adapter's included, layers, width."""
-        # Every request is charged by it, so it is counted anew only where a part was replaced.
-        if self._sized is None or self._sized[0] is not self.module or self._sized[1] is not self.adapter:
-            beside = () if self.adapter is None else self.adapter.parameters()
-            count = sum(p.numel() for p in itertools.chain(self.module.parameters(), beside))
-            size = ModelSize(count, self.config.num_hidden_layers, self.config.hidden_size)
-            self._sized = self.module, self.adapter, size
-        return self._sized[2]
+        beside = () if self.adapter is None else self.adapter.parameters()
+        count = sum(p.numel() for p in itertools.chain(self.module.parameters(), beside))
+        return ModelSize(count, self.config.num_hidden_layers, self.config.hidden_size)
 
     @property
     def context(self) -> int:

@@ -57,7 +57,6 @@ class Rows:
         self.limit_R = torch.tensor([row.limit for row in rows], device=device)
         self.heat_R = torch.tensor([row.temperature for row in rows], device=device)
         self.stopped: set[int] = set()
-        self.known: dict[tuple[int, tuple[str, ...]], bool] = {}
         self.step = 0
         self._set_active(torch.arange(len(rows), device=device))
 
@@ -104,29 +103,13 @@ class Rows:
         ended_A = tokens_A == self.eos
         if self.step >= self.shortest:
             ended_A = ended_A | (self.limit_A <= self.step)
-        if self.stoppable:
-            self._stop(tokens_A.tolist(), ended_A)
+        for a, row in self.stoppable:
+            if row not in self.stopped and not self.done_A[a] and self._meets_stop(row):
+                self.stopped.add(row)
+                ended_A[a] = True
         newly_A = ended_A & ~self.done_A
         self.length_R[self.active_A[newly_A]] = self.step
         self.done_A |= ended_A
-
-    def _stop(self, tokens: Sequence[int], ended_A: torch.Tensor) -> None:
-        """Mark in `ended_A` the rows whose newest token completes a stop string."""
-        for a, row in self.stoppable:
-            key = tokens[a], self.rows[row].stop
-            if key not in self.known:
-                self.known[key] = self._may_complete(*key)
-            if self.known[key] and row not in self.stopped and self._meets_stop(row):
-                self.stopped.add(row)
-                ended_A[a] = True
-
-    def _may_complete(self, token: int, stop: tuple[str, ...]) -> bool:
-        """Whether a token alone has the last character of a stop string: few do, and the others' tails need no look.
-
-        Half a character says nothing, and blanks at the edges of a token may be dropped: these may be the last as well.
-        """
-        piece = self.decode([token])
-        return "\ufffd" in piece or any(word[-1] in piece or word[-1] == " " for word in stop)
 
     def _meets_stop(self, row: int) -> bool:
         stop = self.rows[row].stop

@@ -195,11 +195,11 @@ def draw(model: Model, requests: Sequence[SampleRequest], max_rows: int | None =
     if max_rows < 1:
         msg = f"max_rows must be at least 1, not {max_rows}"
         raise ValueError(msg)
-    drawn, context = [[EMPTY] * len(request.seeds) for request in requests], model.context
+    drawn = [[EMPTY] * len(request.seeds) for request in requests]
     places = [
         (number, place)
         for number in sorted(range(len(requests)), key=lambda k: (len(requests[k].prompt_ids), requests[k].prompt_ids))
-        if len(requests[number].prompt_ids) < context
+        if len(requests[number].prompt_ids) < model.context
         for place in range(len(requests[number].seeds))
     ]
     while places:
@@ -214,9 +214,9 @@ def _batch_size(model: Model, rows: Sequence[SampleRequest]) -> int:
     """How many of these rows fit into `CACHE_BYTES` if each grows to its limit."""
     size = model.size
     each = 2 * size.layers * size.width * model.device.dtype().itemsize  # an upper bound: heads may be shared
-    longest, context = 0, model.context
+    longest = 0
     for count, request in enumerate(rows, 1):
-        longest = max(longest, min(context, len(request.prompt_ids) + request.max_new_tokens))
+        longest = max(longest, min(model.context, len(request.prompt_ids) + request.max_new_tokens))
         if count * longest * each > CACHE_BYTES:
             return max(1, count - 1)
     return len(rows)
@@ -226,10 +226,10 @@ def _draw_batch(model: Model, requests: Sequence[SampleRequest], batch: Sequence
     # Requests of one prompt (greedy beside a sample, say) are one group: the prompt is encoded once.
     prompts = list(dict.fromkeys(requests[number].prompt_ids for number, _ in batch))
     group = {prompt: place for place, prompt in enumerate(prompts)}
-    rows, context = [], model.context
+    rows = []
     for number, place in batch:
         request = requests[number]
-        limit = min(request.max_new_tokens, context - len(request.prompt_ids))
+        limit = min(request.max_new_tokens, model.context - len(request.prompt_ids))
         rows.append(Row(group[request.prompt_ids], request.seeds[place], request.temperature, limit, request.stop))
     state = Rows(rows, model.eos, torch.device(model.device.name), model.decode)
     if llama.supports(model.module):

@@ -42,10 +42,3 @@ def test_a_row_ends_with_the_token_that_completes_a_stop_string(pieces, stop, st
         assert length_drawn(pieces, tokens, stop, strips=strips) == expected
         ended += expected < 12
     assert ended
-
-
-def test_few_tails_are_decoded(monkeypatch):
-    looked = []
-    monkeypatch.setattr(Rows, "_meets_stop", lambda rows, row: bool(looked.append(rows.step)))
-    length_drawn(WORDS, [1, 7, 2, 1, 4, 7, 7, 9], (".", "\n\n"), strips=False)
-    assert looked == [3, 5, 8]  # behind "b.", "\n\n" and ". d"
