@@ -237,12 +237,25 @@ class Plan:
     jobs: tuple[PlannedJob, ...]
 
 
+def settled(config: RunConfig, registry: Registry) -> RunConfig:
+    """The request with what it left open as the dataset has it.
+
+    Raises:
+        ConfigError, RegistryError: there is no such dataset.
+    """
+    data = find_spec(registry, "datasets", config.dataset)
+    return dataclasses.replace(
+        config, limit=config.limit or data.limit, train_tokens=config.train_tokens or data.train_tokens
+    )
+
+
 def make_plan(config: RunConfig, registry: Registry, device: str) -> Plan:
     """Plan a run. `device` is the name of the device that it will run on.
 
     Raises:
         ConfigError, RegistryError: the request makes no sense.
     """
+    config = settled(config, registry)
     model = find_spec(registry, "models", config.model)
     data = find_spec(registry, "datasets", config.dataset)
     world = {
@@ -250,10 +263,10 @@ def make_plan(config: RunConfig, registry: Registry, device: str) -> Plan:
         "model": {"name": model.name, "revision": model.revision()},
         "dataset": {"name": data.name, "revision": data.revision(), "max_new_tokens": data.max_new_tokens},
         "device": device,
-        "train_tokens": config.train_tokens or data.train_tokens,
+        "train_tokens": config.train_tokens,
     }
     wanted = pipelines(config, registry)
-    planner = _Planner(config, registry, world, config.limit or data.limit)
+    planner = _Planner(config, registry, world)
     for seed in config.seeds:
         for pipeline in wanted:
             planner.add(pipeline, seed)
@@ -266,7 +279,6 @@ class _Planner:
     config: RunConfig
     registry: Registry
     world: Mapping[str, Any]
-    limit: int | None
     jobs: dict[str, PlannedJob] = dataclasses.field(default_factory=dict)
     timings: dict[str, PlannedJob] = dataclasses.field(default_factory=dict)
 
@@ -288,7 +300,7 @@ class _Planner:
             "policy": policy,
             "scorer": scorer,
             "seed": seed,
-            "limit": self.limit,
+            "limit": self.config.limit,
             "question_tokens": self.config.question_tokens,
         }
         kinds = (("answers", self.jobs), ("timing", self.timings))

@@ -20,7 +20,7 @@ from harness.executors import Executor, Job, Outcome
 from harness.executors.inline import Inline
 from harness.executors.local import Local
 from harness.files import explained, write_atomically
-from harness.plan import Plan, PlannedJob, digest, make_plan
+from harness.plan import Plan, PlannedJob, digest, make_plan, settled
 from harness.progress import Reporter
 from harness.registry import Registry
 from harness.store import Store
@@ -51,7 +51,7 @@ def run(config: RunConfig, registry: Registry, reporter: Reporter) -> Result:
         StoreError: the results folder cannot be written; what was done before is intact.
         KeyboardInterrupt: passed on after the workers are stopped; what was done is kept.
     """
-    device = choose_device(config.device, registry)
+    device, config = choose_device(config.device, registry), settled(config, registry)
     plan = make_plan(config, registry, device)
     store = Store(config.out)
     if config.fresh:

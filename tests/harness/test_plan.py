@@ -6,7 +6,7 @@ import pytest
 
 from harness.config import ConfigError, RunConfig
 from harness.contracts import DatasetSpec, ModelSpec
-from harness.plan import Pipeline, curve, make_plan, parse_options, pipelines, resolve
+from harness.plan import Pipeline, curve, make_plan, parse_options, pipelines, resolve, settled
 from harness.registry import MethodInfo, Registry, RegistryError
 
 
@@ -230,6 +230,12 @@ def test_a_run_answers_as_many_problems_as_were_asked_for_or_as_the_dataset_says
         for plan in (made, make_plan(config("vote"), registry, "cpu"))
     ]
     assert stages[0] == stages[1]  # training does not depend on it
+
+
+def test_what_was_left_open_is_the_same_request_as_what_the_dataset_has(registry):
+    assert settled(config("vote"), registry) == config("vote", limit=80, train_tokens=1000)
+    asked = config("vote", limit=5, train_tokens=7)
+    assert settled(asked, registry) == asked
 
 
 def test_two_models_share_nothing(registry):

@@ -263,3 +263,11 @@ def test_a_folder_collects_runs_of_one_setting_and_starts_anew_with_another(tmp_
     assert keys("b", "bb") == ["aa", "bb"]
     assert keys("a", "cc") == ["bb", "cc"]  # the method was edited: its former self is replaced
     assert keys("a", "dd", limit=5) == ["dd"]
+
+
+def test_what_is_typed_as_it_is_by_default_adds_to_the_same_board(tmp_path):
+    for more in (["-m", "base"], ["-m", "base + cot-prompting", "--train-tokens", "128000"]):
+        done = harness("run", *more, "--limit", "2", "--out", tmp_path)
+        assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "accuracy.json").read_text(encoding="utf-8"))["rows"]
+    assert {row["pipeline"] for row in rows} == {"base", "base + cot-prompting"}

@@ -20,6 +20,7 @@ def data(specs):
 def test_it_brings_five_test_sets_and_two_models(specs):
     sizes = {"tiny-world": 1000, "tiny-world-easy": 500, "tiny-dialogue": 500, "tiny-money": 500, "tiny-tasks": 500}
     assert {name: len(spec.load().test) for name, spec in specs.items()} == sizes
+    assert {spec.limit for spec in specs.values()} == {500}  # of an ordinary run: the main test alone has more
     assert [spec.name for spec in harness_world.harness_models()] == ["tiny", "tiny-teacher"]
 
 
