@@ -1,8 +1,8 @@
 """What the harness adds to a method: a stage that it trains beside the same loop written out, with nothing around it.
 
 Two lines. `overhead` is the loop alone: the method under the meter, which counts tokens, beside the loop without it.
-`overhead-stage` is all that a worker does for a stage: the loop, and beside it hashing, publishing the weights, and
-measuring what was forgotten; against a script that loads, trains and saves.
+`overhead-stage` is all that a worker does for a stage, which is the loop, hashing, publishing the weights and measuring
+what was forgotten, beside a script that loads, trains and saves.
 """
 
 from __future__ import annotations
@@ -134,5 +134,6 @@ class Stage:
         }
         seconds = interleave(sides, min(STAGE_PAIRS, self.setting.pairs), self.setting.clock)
         unit = f"stage of {self.budget:,} tokens"
-        note = "a stage also measures what was forgotten, before and after, which the script does not"
+        # What the start knew is measured once a worker: here in the round that warms up.
+        note = "a stage also measures what was forgotten, which the script does not"
         return Figures.of(unit, seconds, BARE, most_overhead=GOALS[self.setting.kind], notes=(note,))

@@ -25,8 +25,8 @@ def time_command(arguments: Sequence[str], goal: float, times: int) -> Figures:
     """Run `harness` with `arguments`."""
     line = [str(Path(sys.executable).with_name("harness")), *arguments]
 
-    def command(line: list[str]) -> None:
-        subprocess.run(line, check=True, capture_output=True)
+    def command(called: Sequence[str]) -> None:
+        subprocess.run(called, check=True, capture_output=True)
 
     seconds = interleave({OURS: whole_run(lambda: line, command)}, times, time.perf_counter)[OURS]
     spread = f"{min(seconds):.2f} to {max(seconds):.2f} s"
