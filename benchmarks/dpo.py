@@ -19,12 +19,13 @@ from harness_rl.dpo import DPO
 
 GOALS = {"tiny": 1.4, "smollm2": 1.3}
 BATCH = {"tiny": 16, "smollm2": 4}
+RATES = {"tiny": DPO.lr, "smollm2": 1e-6}
 TRL = "trl"
 
 
 def measure(setting: Setting) -> dict[str, Figures]:
     """DPO on some pairs, each read once."""
-    method, data = DPO(batch_size=BATCH[setting.kind]), world().training()
+    method, data = DPO(lr=RATES[setting.kind], batch_size=BATCH[setting.kind]), world().training()
     pairs = list(data.pairs)[: method.batch_size * setting.scaled(8, 2, 2)]
     course = Course.of(
         pairs, method.batch_size, lambda p: lengths_of(setting.model, p.prompt, p.chosen, p.rejected), passes=2

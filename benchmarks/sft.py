@@ -20,12 +20,14 @@ from harness_finetuning.sft import SFT
 
 GOALS = {"tiny": 1.5, "smollm2": 1.4}
 BATCH = {"tiny": 16, "smollm2": 4}
+RATES = {"tiny": SFT.lr, "smollm2": 2e-5}
 TRL, GROUPED = "trl", "trl, group_by_length"
 
 
 def measure(setting: Setting) -> dict[str, Figures]:
     """SFT for some steps."""
-    return {"sft": compare_supervised(setting, SFT(batch_size=BATCH[setting.kind]), GOALS[setting.kind])}
+    method = SFT(lr=RATES[setting.kind], batch_size=BATCH[setting.kind])
+    return {"sft": compare_supervised(setting, method, GOALS[setting.kind])}
 
 
 def compare_supervised(
