@@ -74,7 +74,7 @@ def measure(setting: Setting) -> dict[str, Figures]:
 
 
 def names_what_is_counted(problem: Problem, text: str) -> tuple[bool, str | None]:
-    """Whether a text stays with what the question counts: SmolLM2 samples too wildly for any right answer to be seen."""
+    """Whether a text stays with what the question counts: SmolLM2 samples too wildly for right answers to be seen."""
     return THING.findall(problem.prompt)[-1] in text, None
 
 
