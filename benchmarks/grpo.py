@@ -21,6 +21,7 @@ from benchmarks.pairs import OURS, Figures, interleave, whole_run
 from benchmarks.tuned_trl import options, run_trainer, says
 from harness import Problem, Run, TrainingData
 from harness.builtin.causal_lm import CausalLM
+from harness.toolbox.rollouts import DRIFT_EVERY
 from harness_rl.grpo import GRPO
 
 T = TypeVar("T")
@@ -43,8 +44,8 @@ class OneEpoch(Run):
 
 def measure(setting: Setting) -> dict[str, Figures]:
     """Some steps of GRPO."""
-    method = GRPO(problems=setting.scaled(4, 2, 2), samples=setting.scaled(16, 16, 4), lr=RATE)
-    steps = setting.scaled(4, 1, 1)
+    method = GRPO(problems=setting.scaled(4, 2, 2), samples=setting.scaled(16, 8, 4), lr=RATE)
+    steps = setting.scaled(DRIFT_EVERY, DRIFT_EVERY, 1)  # one of so many measures how far the policy has gone
     problems = questions(method.problems * steps)
     data = dataclasses.replace(world().training(), problems=problems)
     if setting.kind == "smollm2":
