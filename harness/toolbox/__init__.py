@@ -62,12 +62,13 @@ from harness.toolbox.training import (
     update,
 )
 from harness.toolbox.verify import final_answer
-from harness.toolbox.voting import CHOICES, RULES, elect, pick, scored, vote
+from harness.toolbox.voting import CHOICES, RULES, SCORED, elect, pick, scored, vote
 
 __all__ = [
     "CHOICES",
     "ROOT",
     "RULES",
+    "SCORED",
     "Draft",
     "Exchange",
     "Judge",

@@ -5,15 +5,19 @@ What is scored is a pair: (score, completion).
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
+from statistics import fmean
 
 from harness.contracts import Answer, Completion, Prompt
 from harness.meter import Run
 from harness.toolbox.verify import final_answer
 
-RULES = ("vote", "weighted", "best")
-"""Which completion answers: by a vote, by one weighted by scores, or the highest score. The plain vote reads none."""
+SCORED = ("weighted", "best")
+"""Which completion answers by scores: by a vote that they weigh, or the best one."""
+RULES = ("vote", "likeliest", *SCORED)
+"""The same, or without any score: by a plain vote, or the one whose words were likeliest."""
 CHOICES = ("vote", "best")
 """How scored solutions answer: by a vote weighted by their scores, or the best alone."""
 
@@ -57,6 +61,8 @@ def pick(candidates: Sequence[tuple[float, Completion]], rule: str) -> Completio
     """
     if rule == "best":
         return max(candidates, key=lambda item: item[0])[1]
+    if rule == "likeliest":  # of its mean log-probability a token: a sum would favour what is short
+        return max((said for _, said in candidates), key=lambda said: fmean(said.logprobs or (-math.inf,)))
     weights = [score for score, _ in candidates] if rule == "weighted" else None
     return vote([completion for _, completion in candidates], weights)
 

@@ -2,8 +2,8 @@
 
 Paper: Snell et al. 2024, arXiv:2408.03314, sec. 3: theta*(q, N) = argmax_theta E[ y is right | theta, N, q ], with q
 known by its difficulty alone, a quantile of the mean score that a verifier gives to samples of q. Here theta is how
-many samples n, `probe` times 1, 2, 4, ..., and who answers: their majority, a vote weighted by scores, or the best
-score. The probe tells the bin and is the first of the n. N is the mean n over dev: easy bins pay for hard ones.
+many samples n, `probe` times 1, 2, 4, ..., and who answers: their majority, a vote weighted by scores, the best score
+or the likeliest. The probe tells the bin and is the first of the n. N is the mean n over dev: easy bins pay for hard.
 Choice: dev problems are answered by every theta; theta* of all bins maximise what is right within N a problem. The
 best of many looks better than it is: a theta is worth its gain on the best single one, less one standard error (as in
 Breiman et al. 1984, CART), so that a bin leaves that one only for what is clearly better, or to pay for it.
@@ -26,7 +26,7 @@ from typing import ClassVar
 import numpy as np
 
 from harness import Answer, BudgetSpentError, Completion, Model, Prompt, Run, TrainingData, hookimpl
-from harness.toolbox import RULES, check_fields, pick, sample, sample_many, scored
+from harness.toolbox import RULES, SCORED, check_fields, pick, sample, sample_many, scored
 
 ORDERS = 8
 """Orders in which the samples after the probe might have come: dev tries a theta on the first n of each."""
@@ -81,7 +81,7 @@ class Allocation:
         with contextlib.suppress(BudgetSpentError):  # then those that are there answer
             if n > len(samples):
                 more = sample(model, prompt, run, n - len(samples), self.temperature)
-                samples += [(0.0, chain) for chain in more] if rule == "vote" else scored(run, prompt, more)
+                samples += scored(run, prompt, more) if rule in SCORED else [(0.0, chain) for chain in more]
         return Answer(pick(samples, rule).text, tuple(chain for _, chain in samples))
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from harness import Completion, Run, Scores
-from harness.toolbox import RULES, elect, pick, scored, vote
+from harness.toolbox import RULES, SCORED, elect, pick, scored, vote
 
 
 def said(*texts):
@@ -60,11 +60,26 @@ def test_where_all_weigh_nothing_all_weigh_the_same():
 def test_who_answers_by_each_rule():
     one, two, three = said("A: 1", "A: 2", "A: 2")
     judged = [(0.6, one), (0.5, two), (0.05, three)]
-    assert {rule: pick(judged, rule).text for rule in RULES} == {"vote": "A: 2", "weighted": "A: 1", "best": "A: 1"}
+    assert {rule: pick(judged, rule).text for rule in ("vote", *SCORED)} == {
+        "vote": "A: 2",
+        "weighted": "A: 1",
+        "best": "A: 1",
+    }
     assert pick([(0.1, one), (0.5, two), (0.5, three)], "best") is two  # a tie goes to the first
     assert pick([(-2.0, one), (-1.0, two), (-3.0, three)], "vote") is two  # which reads no score
     with pytest.raises(ValueError, match="cannot weigh a vote"):
         pick([(-2.0, one), (-1.0, two)], "weighted")
+
+
+def test_the_likeliest_is_so_word_for_word_and_reads_no_score():
+    long, short, silent = (
+        Completion("long", (1, 2, 3), (-0.2, -0.3, -0.1), "eos"),  # -0.2 a token, -0.6 in all
+        Completion("short", (1,), (-0.5,), "eos"),
+        Completion("", (), (), "length"),
+    )
+    assert pick([(-1.0, silent), (0.9, short), (0.1, long)], "likeliest") is long
+    assert pick([(0.9, silent)], "likeliest") is silent
+    assert set(RULES) == {"vote", "likeliest", *SCORED}
 
 
 def test_every_completion_is_scored_in_one_request():

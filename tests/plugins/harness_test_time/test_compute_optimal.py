@@ -66,10 +66,11 @@ def test_the_probe_is_part_of_the_samples_and_nothing_is_drawn_or_judged_twice(w
     assert (sizes(made), made.judged) == ([4], [TEXTS[:4]])
 
 
-def test_a_plain_vote_is_judged_no_further_than_the_probe(world):
-    made = world(lambda said, number: TEXTS[number], SCORES.__getitem__)
-    assert made.answer(one_bin("vote", 8)).text == "A: 3"
-    assert made.judged == [TEXTS[:4]]
+def test_what_reads_no_score_is_judged_no_further_than_the_probe(world):
+    for rule in ("vote", "likeliest"):
+        made = world(lambda said, number: TEXTS[number], SCORES.__getitem__)
+        assert made.answer(one_bin(rule, 8)).text == {"vote": "A: 3", "likeliest": "A: 1"}[rule]  # all are as likely
+        assert made.judged == [TEXTS[:4]]
 
 
 # -- bins
