@@ -1,15 +1,15 @@
 """Compute-optimal scaling: see from a few samples how hard a question is, and spend on it what pays at that difficulty.
 
 Paper: Snell et al. 2024, arXiv:2408.03314, sec. 3: theta*(q, N) = argmax_theta E[ y is right | theta, N, q ], with q
-known by its difficulty alone, a quantile of the mean score that a verifier gives to samples of q. Here theta is how
-many samples n, `probe` times 1, 2, 4, ..., and who answers: their majority, a vote weighted by scores, the best score
-or the likeliest. The probe tells the bin and is the first of the n. N is the mean n over dev: easy bins pay for hard.
-Choice: dev problems are answered by every theta; theta* of all bins maximise what is right within N a problem. The
-best of many looks better than it is: a theta is worth its gain on the best single one, less one standard error (as in
-Breiman et al. 1984, CART), so that a bin leaves that one only for what is clearly better, or to pay for it.
+known by its difficulty alone, a quantile of the score that a verifier gives to samples of q. Here theta is how many
+samples n, `probe` times 1, 2, 4, ..., and who answers: their majority, a vote weighted by scores, the best score or the
+likeliest words. The probe tells the bin and is the first of the n. N is the mean n over dev: easy bins pay for hard.
+Choice: dev problems are answered by every theta; theta* of all bins maximise what is right within N a problem. The best
+of many looks better than it is: a theta is worth its gain on the best single one, less a standard error (Breiman et al.
+1984, CART), so that a bin leaves that one only for what is clearly better, or to pay for it.
 Data: dev, for that choice, made once; bins are of scores, and no answer key tells the difficulty. Cost: `most`
 completions and judgements of each of `problems` dev problems, then about `samples` a question, in two rounds.
-Left out: beam search and revisions as theta; the same N for every question, and a probe beside it, as in the paper.
+Left out: the paper's mean score (one sample that convinces tells more), search as theta, a probe beside N.
 """
 
 from __future__ import annotations
@@ -72,12 +72,12 @@ class Allocation:
     probe: int
     temperature: float
     edges: tuple[float, ...]
-    """Mean scores between the bins, one fewer than there are bins."""
+    """Best scores of a probe between the bins, one fewer than there are bins."""
     strategies: tuple[Strategy, ...]
 
     def answer(self, model: Model, prompt: Prompt, run: Run) -> Answer:
         samples = scored(run, prompt, sample(model, prompt, run, self.probe, self.temperature))
-        rule, n = self.strategies[bisect_right(self.edges, fmean(score for score, _ in samples))]
+        rule, n = self.strategies[bisect_right(self.edges, max(score for score, _ in samples))]
         with contextlib.suppress(BudgetSpentError):  # then those that are there answer
             if n > len(samples):
                 more = sample(model, prompt, run, n - len(samples), self.temperature)
@@ -128,15 +128,15 @@ class ComputeOptimal:
         judged = [scored(run, prompt, chains) for prompt, chains in zip(prompts, drawn, strict=True)]
         weighs = all(score >= 0 for samples in judged for score, _ in samples)  # below 0 a score weighs no vote
         strategies = [(rule, n) for n in sizes for rule in RULES if weighs or rule != "weighted"]
-        means = [fmean(score for score, _ in samples[: self.probe]) for samples in judged]
-        edges = tuple(np.quantile(means, [k / self.bins for k in range(1, self.bins)]).tolist())
+        ease = [max(score for score, _ in samples[: self.probe]) for samples in judged]
+        edges = tuple(np.quantile(ease, [k / self.bins for k in range(1, self.bins)]).tolist())
         bins: list[list[Shares]] = [[] for _ in range(self.bins)]
-        for problem, samples, mean in zip(dev, judged, means, strict=True):
+        for problem, samples, best in zip(dev, judged, ease, strict=True):
             verdicts = {chain.text: data.verify(problem, chain.text)[0] for _, chain in samples}
             shuffle = random.Random(run.seed("orders", problem.id))  # noqa: S311 - no secrets
             probe, later = samples[: self.probe], samples[self.probe :]
             orders = [probe + shuffle.sample(later, len(later)) for _ in range(ORDERS)]
-            bins[bisect_right(edges, mean)].append(shares_right(strategies, orders, verdicts))
+            bins[bisect_right(edges, best)].append(shares_right(strategies, orders, verdicts))
         return Allocation(self.probe, self.temperature, edges, allocate(bins, strategies, self.samples))
 
     def answer(self, model: Model, prompt: Prompt, run: Run) -> Answer:
