@@ -38,8 +38,9 @@ class FastDecoder(Llama):
         real = columns < lengths_G[:, None]
         last, parts = [], [list[tuple[torch.Tensor, ...]]() for _ in self.layers]
         for some in torch.split(torch.arange(len(prompts), device=device), max(1, group_tokens(device) // width)):
-            packed = Packed.of(ids[some], real[some], columns[some])
-            last.append(self.read(packed, lengths_G[some].cumsum(0) - 1, lambda layer, *kv: parts[layer].append(kv)))
+            packed = Packed.sharing(ids[some], real[some], columns[some])
+            ends = packed.numbers(columns[some] == lengths_G[some, None] - 1)
+            last.append(self.read(packed, ends, lambda layer, *kv: parts[layer].append(kv)))
         cache = PromptCache(lengths_G, [[torch.cat(some) for some in zip(*layer, strict=True)] for layer in parts])
         return self.logits(torch.cat(last)), cache
 

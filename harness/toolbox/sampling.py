@@ -198,7 +198,7 @@ def draw(model: Model, requests: Sequence[SampleRequest], max_rows: int | None =
     drawn = [[EMPTY] * len(request.seeds) for request in requests]
     places = [
         (number, place)
-        for number in sorted(range(len(requests)), key=lambda k: (len(requests[k].prompt_ids), requests[k].prompt_ids))
+        for number in sorted(range(len(requests)), key=lambda k: _like_length(requests[k]))
         if len(requests[number].prompt_ids) < model.context
         for place in range(len(requests[number].seeds))
     ]
@@ -208,6 +208,11 @@ def draw(model: Model, requests: Sequence[SampleRequest], max_rows: int | None =
         for (number, place), completion in zip(batch, _draw_batch(model, requests, batch), strict=True):
             drawn[number][place] = completion
     return drawn
+
+
+def _like_length(request: SampleRequest) -> tuple[int, tuple[int, ...]]:
+    """Sorts questions of like length together, and the branches of one side by side: they are read in part as one."""
+    return len(request.prompt_ids) - request.begun, request.prompt_ids
 
 
 def _batch_size(model: Model, rows: Sequence[SampleRequest]) -> int:

@@ -111,6 +111,20 @@ def test_a_long_prompt_that_ends_soon_beside_short_ones_that_go_on(tiny_model):
         assert [row.tokens for row in drawn] == [row.tokens for row in draw(tiny_model, [request])[0]]
 
 
+def test_branches_of_a_question_are_read_in_part_as_one(any_model, monkeypatch):
+    """A search goes on from many branches of many questions: their prompts are read once, whatever comes between."""
+    roots = [(1, 9, 8, 7), (1, 9, 8, 6)]
+    tails = [(5, 4), (5, 4, 3), (6,)]
+    branches = [SampleRequest((*root, *tail), (1, 2), 0.0, 12, (), len(tail)) for tail in tails for root in roots]
+    read, real = [], llama.Llama.read
+    monkeypatch.setattr(llama.Llama, "read", lambda self, packed, *a: read.append(packed) or real(self, packed, *a))
+    drawn = draw(any_model, branches)
+    # of the second root, its last token is new
+    assert [len(packed.ids) for packed in read] == [len(roots[0]) + (2 + 1 + 1) + 1 + (2 + 1 + 1)]
+    for request, rows in zip(branches, drawn, strict=True):
+        assert [row.tokens for row in rows] == [by_generate(any_model, request.prompt_ids, 12)] * 2
+
+
 def test_sampling_leaves_no_gradient_and_no_inference_tensor(tiny_model):
     draw(tiny_model, requests_for(tiny_model, temperature=1.0))
     loss = tiny_model.module(input_ids=torch.tensor([[1, 2, 3]])).logits.sum()
