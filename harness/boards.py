@@ -7,10 +7,12 @@ start row on the same problems and the same seeds. A row that lost a seed has no
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,19 @@ from harness.tables import ACCURACY, COST, CURVES, FIGURES, LATENCY, VERDICTS, V
 __all__ = ["make_boards", "render", "write_boards"]
 
 
+@contextlib.contextmanager
+def _collector_at_rest() -> Iterator[None]:
+    """Records are trees without rings, and there are many: looking for rings in them takes longer than the boards."""
+    working = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if working:
+            gc.enable()
+
+
+@_collector_at_rest()
 def make_boards(
     store_folder: str | Path, metrics: Sequence[Metric], keys: Container[str] | None = None
 ) -> dict[str, list[Row]]:

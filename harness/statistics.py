@@ -1,8 +1,10 @@
 """Statistics of a board: intervals, paired tests, Holm's correction, rank ranges. Deterministic, numpy alone.
 
 The unit of resampling is the problem: answers of several seeds to one problem are not independent, so they are
-averaged within the problem, and problems are drawn. Every resample comes from a fixed seed, the same for all rows.
-Shapes: P problems, S seeds, R resamples, B resamples of one block.
+averaged within the problem, and problems are drawn. Every resample comes from a fixed seed. What it adds up to depends
+only on how often each distinct value is drawn, and answers that are right or wrong have few: so many counts are drawn,
+not P problems, whose cost would be R P a row.
+Shapes: P problems, S seeds, R resamples, V distinct values.
 Sources: Wilson 1927; Efron 1979 (bootstrap); McNemar 1947, exact form; Phipson and Smyth 2010 (the +1); Holm 1979.
 """
 
@@ -11,20 +13,16 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 _Z = 1.959963984540054  # 97.5 % quantile of the normal distribution: a two-sided 95 % interval
 RESAMPLES = 10_000
-_BLOCK = 1_000
-_CACHED_PROBLEMS = 2_000
 
 Floats = NDArray[np.float64]
-_Draw = Callable[[int, int, int], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -64,9 +62,10 @@ def bootstrap_mean(values_PS: ArrayLike, seed: int = 0) -> tuple[float, float]:
         ValueError: there is no value.
     """
     values = _table(values_PS)
-    sums_P = values.sum(axis=1).astype(np.float32)
-    totals_R = _resampled(_bootstrap_block, sums_P, seed)
-    low, high = np.percentile(totals_R / values.size, [2.5, 97.5])
+    value_V, count_V = np.unique(values.sum(axis=1), return_counts=True)
+    problems = len(values)
+    drawn_RV = np.random.default_rng([seed, 0]).multinomial(problems, count_V / problems, size=RESAMPLES)
+    low, high = np.percentile(drawn_RV @ value_V / values.size, [2.5, 97.5])
     return float(low), float(high)
 
 
@@ -120,10 +119,11 @@ def paired(row_PS: ArrayLike, start_PS: ArrayLike, seed: int = 0) -> Paired:
 
 def sign_flip(differences_P: ArrayLike, seed: int = 0) -> float:
     """Two-sided p-value that (P,) differences are symmetric about 0: the share of sign flips as far out as they are."""
-    differences = np.asarray(differences_P, dtype=np.float32)
-    # Sums of whole numbers are exact in float32 up to 2^24, so ties with what was observed are seen as ties.
+    differences = np.asarray(differences_P, dtype=np.float64)
     observed = abs(float(differences.sum()))
-    flipped_R = np.abs(_resampled(_sign_block, differences, seed))
+    size_V, count_V = np.unique(np.abs(differences), return_counts=True)
+    positive_RV = np.random.default_rng([seed, 1]).binomial(count_V, 0.5, size=(RESAMPLES, len(count_V)))
+    flipped_R = np.abs((2 * positive_RV - count_V) @ size_V)
     return (1 + int((flipped_R >= observed - 1e-6 * max(1.0, observed)).sum())) / (1 + RESAMPLES)
 
 
@@ -222,35 +222,3 @@ def _table(values: ArrayLike) -> Floats:
         msg = f"need problems by seeds, not {table.shape}"
         raise ValueError(msg)
     return table
-
-
-def _resampled(draw: _Draw, values_P: NDArray[np.float32], seed: int) -> Floats:
-    """Weighted sums of the values under R draws of weights."""
-    blocks = (weights_BP @ values_P for weights_BP in _blocks(draw, len(values_P), seed))
-    return np.concatenate(list(blocks)).astype(np.float64)
-
-
-def _blocks(draw: _Draw, problems: int, seed: int) -> Iterator[NDArray[np.float32]]:
-    # Rows of one board have the same problems: their weights are drawn once. Large ones are not worth the memory.
-    source = _cached if problems <= _CACHED_PROBLEMS else _cached.__wrapped__
-    for block in range(RESAMPLES // _BLOCK):
-        yield source(draw, problems, seed, block)
-
-
-@lru_cache(maxsize=2 * RESAMPLES // _BLOCK)
-def _cached(draw: _Draw, problems: int, seed: int, block: int) -> NDArray[np.float32]:
-    return draw(problems, seed, block)
-
-
-def _bootstrap_block(problems: int, seed: int, block: int) -> NDArray[np.float32]:
-    """How often each problem is drawn in P draws with replacement, (B, P)."""
-    rng = np.random.default_rng([seed, 0, block])
-    drawn = rng.integers(problems, size=(_BLOCK, problems))
-    drawn += np.arange(_BLOCK)[:, None] * problems
-    return np.bincount(drawn.ravel(), minlength=_BLOCK * problems).reshape(_BLOCK, problems).astype(np.float32)
-
-
-def _sign_block(problems: int, seed: int, block: int) -> NDArray[np.float32]:
-    """Fair signs, (B, P)."""
-    rng = np.random.default_rng([seed, 1, block])
-    return (rng.integers(2, size=(_BLOCK, problems), dtype=np.int8) * 2 - 1).astype(np.float32)

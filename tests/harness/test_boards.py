@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import gc
 import io
 import json
 import math
@@ -188,6 +190,16 @@ def test_a_row_by_hand(world):
     start = rows["greedy"]
     assert (start["rank_low"], start["rank_high"], start["delta"], start["p_adjusted"]) == (2, 2, None, None)
     assert [row["pipeline"] for row in world.boards()["accuracy"]] == ["sft", "greedy"]
+
+
+def test_the_collector_works_again_after_boards_and_after_an_error(world):
+    world.answers("m", 1)
+    for broken in (False, True):
+        if broken:
+            next(world.folder.rglob("*.json")).write_text("{", encoding="utf-8")
+        with contextlib.suppress(StoreError):
+            world.boards()
+        assert gc.isenabled()
 
 
 def test_rows_that_overlap_share_ranks(world):

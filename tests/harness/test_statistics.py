@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from harness import statistics
 from harness.statistics import (
     accuracy_interval,
     best_of,
@@ -85,11 +84,9 @@ def test_seeds_of_a_problem_are_no_new_problems():
     assert bootstrap_mean(np.stack([once] * 5, axis=1)) == pytest.approx(bootstrap_mean(once))
 
 
-def test_bootstrap_of_many_problems_is_not_kept_in_memory():
-    statistics._cached.cache_clear()
-    low, high = bootstrap_mean(np.arange(3000) % 2)
-    assert low < 0.5 < high
-    assert statistics._cached.cache_info().currsize == 0
+def test_bootstrap_of_many_problems_is_that_of_a_normal_mean():
+    low, high = bootstrap_mean(np.arange(1_000_000) % 2)
+    assert (low, high) == pytest.approx((0.5 - 1.96 * 0.0005, 0.5 + 1.96 * 0.0005), abs=5e-5)
 
 
 @pytest.mark.parametrize("empty", [[], [[]], np.zeros((0, 3)), np.zeros((2, 2, 2))])
@@ -147,8 +144,8 @@ def test_paired_for_several_seeds_flips_problems():
 def test_paired_turned_round_is_turned_round():
     rng = np.random.default_rng(4)
     row, start = rng.random((2, 90, 3)) < 0.5
-    one, other = paired(row, start), paired(start, row)
-    assert (one.delta, one.low, one.high) == pytest.approx((-other.delta, -other.high, -other.low), abs=1e-3)
+    one, other = paired(row, start), paired(start, row)  # intervals end on a whole answer of 270
+    assert (one.delta, one.low, one.high) == pytest.approx((-other.delta, -other.high, -other.low), abs=1.01 / 270)
     assert one.p == other.p
 
 
