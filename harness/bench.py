@@ -16,6 +16,7 @@ from harness.plan import find_spec
 from harness.samples import SharedSamples
 from harness.store import Store
 from harness.toolbox.exchange import Exchange
+from harness.toolbox.prefixes import remembered
 from harness.toolbox.sampling import SampleRequest, charge, draw
 
 Progress = Callable[[dict[str, Any]], None]
@@ -222,11 +223,13 @@ class Desk:
         done: list[tuple[Answer, Run]] = []
         for first in range(0, len(work), WIDTH):
             wave = work[first : first + WIDTH]
-            results = exchange.map(lambda item: self.answer(*item, exchange.submit), wave, width=WIDTH)
+            with remembered():
+                results = exchange.map(lambda item: self.answer(*item, exchange.submit), wave, width=WIDTH)
             done += [result.unwrap() for result in results]
             report(done)
         return done
 
     def answer_alone(self, method: Any, problem: Problem) -> tuple[Answer, Run]:
         """Answer one question by itself: the unit of latency."""
-        return self.answer(method, problem, self.alone())
+        with remembered():
+            return self.answer(method, problem, self.alone())

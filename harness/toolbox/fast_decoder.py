@@ -16,7 +16,7 @@ from torch import nn
 
 from harness.toolbox.batching import group_tokens
 from harness.toolbox.choice import Rows
-from harness.toolbox.llama import Llama, Packed
+from harness.toolbox.llama import Llama
 
 BLOCK = 32
 """Tokens by which the cache of the rows grows."""
@@ -38,9 +38,9 @@ class FastDecoder(Llama):
         real = columns < lengths_G[:, None]
         last, parts = [], [list[tuple[torch.Tensor, ...]]() for _ in self.layers]
         for some in torch.split(torch.arange(len(prompts), device=device), max(1, group_tokens(device) // width)):
-            packed = Packed.sharing(ids[some], real[some], columns[some])
-            ends = packed.numbers(columns[some] == lengths_G[some, None] - 1)
-            last.append(self.read(packed, ends, lambda layer, *kv: parts[layer].append(kv)))
+            ends = columns[some] == lengths_G[some, None] - 1
+            packed = self.pack(ids[some], real[some], columns[some], ends)
+            last.append(self.read(packed, packed.numbers(ends), lambda layer, *kv: parts[layer].append(kv)))
         cache = PromptCache(lengths_G, [[torch.cat(some) for some in zip(*layer, strict=True)] for layer in parts])
         return self.logits(torch.cat(last)), cache
 

@@ -9,7 +9,7 @@ key-value heads, E head width, V words.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,8 @@ from transformers.activations import ACT2FN
 from transformers.models.llama import modeling_llama as llama
 from transformers.models.mistral import modeling_mistral as mistral
 from transformers.models.qwen2 import modeling_qwen2 as qwen2
+
+from harness.toolbox.prefixes import Recalled, remembering
 
 FAMILIES = {llama.LlamaForCausalLM: llama, mistral.MistralForCausalLM: mistral, qwen2.Qwen2ForCausalLM: qwen2}
 PARTS = ("ForCausalLM", "Model", "DecoderLayer", "Attention", "MLP", "RMSNorm", "RotaryEmbedding")
@@ -123,6 +125,16 @@ class Packed:
         slots = new_RT.view(-1).nonzero()[:, 0]
         return cls(ids_RT[new_RT], positions_RT[new_RT], slots, rows, width, number_RT[first_RT.view(-1)])
 
+    def whole(self, layer: int, side: int, x: torch.Tensor) -> torch.Tensor:
+        """(R, K, T, E) keys or values from the (N, K, E) of the tokens that are read."""
+        del layer, side  # nothing is known from before
+        return self.pad(x)
+
+    def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
+        """(N, H E) of (N, H, E) queries to (R, H, T, E) keys and values."""
+        # Padding is on the right, so the causal mask hides it from every real token.
+        return self.unpad(F.scaled_dot_product_attention(self.pad(q), k, v, is_causal=True, scale=scale))
+
     def pad(self, x: torch.Tensor) -> torch.Tensor:
         """(N, H, E) to (R, H, T, E), with nothing of meaning in the padding."""
         if self.twins is not None:
@@ -201,9 +213,28 @@ class Llama:
         logits_NV: torch.Tensor = self.module.lm_head(self.normed(hidden_ND))
         return logits_NV
 
+    def pack(
+        self, ids_RT: torch.Tensor, mask_RT: torch.Tensor, positions_RT: torch.Tensor, chosen_RT: torch.Tensor
+    ) -> Packed | Recalled:
+        """What of the rows has to be read, for the chosen tokens."""
+        if torch.is_grad_enabled():  # small groups of like length, in which rows of one prompt seldom meet
+            return Packed.of(ids_RT, mask_RT, positions_RT)
+        memory, plain = remembering(), torch.arange(ids_RT.shape[1], device=ids_RT.device)
+        if memory is None or not bool((positions_RT == plain).all()) or any(map(_is_hooked, self.linears())):
+            return Packed.sharing(ids_RT, mask_RT, positions_RT)
+        width = self.kv_heads * self.head_width
+        tree = memory.tree(list(self.module.parameters()), len(self.layers), width)
+        recalled = Recalled(tree, ids_RT, mask_RT, chosen_RT)
+        tree.grow(len(self.layers), (self.kv_heads, self.head_width))
+        return recalled
+
+    def linears(self) -> Iterator[nn.Module]:
+        """All layers that a hook may listen to."""
+        return (part for part in self.module.modules() if type(part) in LEAVES)
+
     def read(
         self,
-        packed: Packed,
+        packed: Packed | Recalled,
         chosen_C: torch.Tensor,
         keep: Callable[[int, torch.Tensor, torch.Tensor], None] | None = None,
     ) -> torch.Tensor:
@@ -214,12 +245,12 @@ class Llama:
         hidden, turns = self.embed(packed.ids), self.turns(packed.positions)
         share = self.heads // self.kv_heads
         for number, layer in enumerate(self.layers):
-            q, k, v = map(packed.pad, self.qkv(layer, hidden, turns))
+            q, *kv = self.qkv(layer, hidden, turns)
+            k, v = (packed.whole(number, side, x) for side, x in enumerate(kv))
             if keep is not None:
                 keep(number, k, v)
             k, v = (x.repeat_interleave(share, 1) if share > 1 else x for x in (k, v))
-            # Padding is on the right, so the causal mask hides it from every real token.
-            attended = packed.unpad(F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=self.scale))
+            attended = packed.attend(q, k, v, self.scale)
             if number + 1 == len(self.layers):
                 hidden, attended = hidden.index_select(0, chosen_C), attended.index_select(0, chosen_C)
             hidden = self.after(layer, hidden, attended)
@@ -234,10 +265,8 @@ def read(module: Any, inputs: Mapping[str, torch.Tensor], chosen_RT: torch.Tenso
     """
 
     def forward(**inputs: torch.Tensor) -> tuple[torch.Tensor]:
-        # Gradients come in small groups of like length, in which rows of one prompt seldom meet.
-        pack = Packed.of if torch.is_grad_enabled() else Packed.sharing
-        packed = pack(inputs["input_ids"], inputs["attention_mask"], inputs["position_ids"])
-        weights = Llama(module, packed.width)
+        weights = Llama(module, chosen_RT.shape[1])
+        packed = weights.pack(inputs["input_ids"], inputs["attention_mask"], inputs["position_ids"], chosen_RT)
         hidden_CD = weights.read(packed, packed.numbers(chosen_RT))
         return (weights.logits(hidden_CD) if words else weights.normed(hidden_CD),)
 
