@@ -28,6 +28,8 @@ PARTS = ("ForCausalLM", "Model", "DecoderLayer", "Attention", "MLP", "RMSNorm", 
 LEAVES = (nn.Linear, nn.Embedding)
 FIXED_ROPES = {"default", "linear", "llama3"}
 """Rotary embeddings that do not depend on the length of the sequence."""
+IDLE = "transformers.utils.output_capturing"
+"""Whose hooks stay in a module once it was asked for its hidden states, and do nothing until it is asked again."""
 
 
 def supports(module: nn.Module) -> bool:
@@ -51,7 +53,8 @@ def supports(module: nn.Module) -> bool:
 def _is_patched(part: nn.Module, *, hooks: bool = True) -> bool:
     if type(part) in LEAVES:  # they are called, so their hooks (an adapter's) are heard
         return "forward" in vars(part)
-    hooked = hooks and bool(part._forward_hooks)  # noqa: SLF001 - torch has no public way to ask
+    found = part._forward_hooks.values() if hooks else ()  # noqa: SLF001 - torch has no public way to ask
+    hooked = any(hook.__module__ != IDLE for hook in found)
     return hooked or bool(part._forward_pre_hooks) or "forward" in vars(part)  # noqa: SLF001
 
 

@@ -100,6 +100,16 @@ def test_the_module_gets_its_own_pass_back_even_after_an_error(tiny_model, monke
     assert tiny_model.module(rows.input_ids).logits.shape[:2] == rows.input_ids.shape
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_module_that_was_asked_for_its_hidden_states_is_known_as_before(any_model, dtype):
+    """`transformers` leaves hooks in it. In bfloat16, which our own pass does not read, we ask for them ourselves."""
+    any_model.module.to(dtype)
+    rows = collate(any_model, PAIRS)
+    any_model.module(rows.input_ids, output_hidden_states=True)
+    hidden_states(any_model, rows, rows.completion_mask)
+    assert llama.supports(any_model.module)
+
+
 def test_what_is_refused(make_model):
     assert not llama.supports(make_model("mistral", sliding_window=8).module)
     wrapped = make_model().module
