@@ -7,6 +7,7 @@ import string
 
 import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812 - as everywhere in torch
 from tokenizers import Regex, Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import WordLevel
 from transformers import (
@@ -22,7 +23,7 @@ from transformers import (
 from harness import Completion, Pair, Problem, TrainingData
 from harness.builtin.causal_lm import CausalLM
 from harness.builtin.devices import Cpu
-from harness.toolbox import Rollouts, collate, judges
+from harness.toolbox import Rollouts, batching, collate, judges
 
 # A suite started in the background inherits an ignored SIGINT, and so would every program that it interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -121,6 +122,33 @@ def toy_data():
     problems = [Problem(f"p{i}", f"{i}+1?", str(i + 1), f"T: {i}+1={i + 1}.") for i in range(12)]
     pairs = [Pair(p.id, p.prompt, f"A: {p.answer}", "A: no") for p in problems]
     return TrainingData(problems, problems[:2], verify, render_target, pairs)
+
+
+@pytest.fixture
+def plain_logprobs():
+    """`plain_logprobs(model, rows)`: what `token_logprobs` says, by the module's own pass over the whole padded batch.
+
+    Nothing is left out of it: every logit is computed, padding's as well, and its gradient.
+    """
+
+    def go(model, rows):
+        logits_RTV = model.module(rows.input_ids, attention_mask=rows.attention_mask).logits
+        surprise_RT = F.cross_entropy(logits_RTV[:, :-1].transpose(1, 2), rows.input_ids[:, 1:], reduction="none")
+        return F.pad(-surprise_RT, (1, 0)) * rows.completion_mask
+
+    return go
+
+
+@pytest.fixture
+def apart():
+    """`apart(found, expected)`: norm of the difference of two gradients, as a share of the second's norm."""
+    return lambda found, expected: float((found - expected).norm() / expected.norm())
+
+
+@pytest.fixture
+def small_groups(monkeypatch):
+    """A handful of rows makes several groups of like length, most of them of more than one row."""
+    monkeypatch.setitem(batching.GROUP_TOKENS, "cpu", 40)
 
 
 @pytest.fixture

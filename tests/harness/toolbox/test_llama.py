@@ -37,7 +37,7 @@ def last_column(rows):
     ],
     ids=["logprobs", "one row", "hidden states", "last tokens"],
 )
-def test_values_and_gradients_are_the_modules_own(any_model, monkeypatch, work):
+def test_values_and_gradients_are_the_modules_own(any_model, monkeypatch, apart, work):
     assert llama.supports(any_model.module)
     (own, gradients), (expected, known) = both_ways(monkeypatch, any_model, work)
     torch.testing.assert_close(own, expected, rtol=1e-5, atol=1e-5)
@@ -45,6 +45,8 @@ def test_values_and_gradients_are_the_modules_own(any_model, monkeypatch, work):
     assert gradients.keys() == known.keys()
     for name, gradient in gradients.items():
         torch.testing.assert_close(gradient, known[name], rtol=1e-4, atol=1e-5, msg=name)
+    whole, of_module = (torch.cat([g.flatten() for g in found.values()]) for found in (gradients, known))
+    assert apart(whole, of_module) <= 1e-5
 
 
 def test_without_gradients_what_rows_begin_with_in_common_is_read_once(any_model, monkeypatch):

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from harness.toolbox import collate, completion_logprob, encode_pairs, token_logprobs
+from harness.toolbox import collate, completion_logprob, encode_pairs, llama, token_logprobs
+from harness.toolbox.logprobs import read_completions
 
 PAIRS = [
     ([1, 5, 6, 7], [8, 9, 2]),
@@ -55,15 +56,40 @@ def test_right_padding_changes_nothing(tiny_model):
     assert padded[:-1].tolist() == pytest.approx(alone, abs=1e-4)
 
 
-def test_gradients_do_not_depend_on_groups(tiny_model):
-    gradients = []
+def gradient(model):
+    flat = torch.cat([p.grad.flatten() for p in model.module.parameters()])
+    model.module.zero_grad()
+    return flat
+
+
+def test_gradients_are_those_of_the_whole_batch_whatever_the_groups(any_model, plain_logprobs, apart):
+    pairs = [*PAIRS[1:], PAIRS[0]]  # to be sorted by length and back: here the two are not the same
+    weight = torch.tensor([1.0, -2.0, 3.0, 0.5])
+    (plain_logprobs(any_model, collate(any_model, pairs)).sum(-1) * weight).sum().backward()
+    expected = gradient(any_model)
     for groups in (1, 2, 4, 9):
-        tiny_model.module.zero_grad()
-        loss = (completion_logprob(tiny_model, PAIRS, groups=groups) * torch.tensor([1.0, -2.0, 3.0, 0.5])).sum()
-        loss.backward()
-        gradients.append(torch.cat([p.grad.flatten() for p in tiny_model.module.parameters()]))
-    for other in gradients[1:]:
-        torch.testing.assert_close(other, gradients[0], rtol=1e-5, atol=1e-5)
+        (completion_logprob(any_model, pairs, groups=groups) * weight).sum().backward()
+        assert apart(gradient(any_model), expected) <= 1e-5
+
+
+@pytest.fixture(params=["own pass", "module's pass"])
+def whose(request, monkeypatch):
+    if request.param == "module's pass":
+        monkeypatch.setattr(llama, "supports", lambda module: False)
+
+
+@pytest.mark.usefixtures("whose")
+@pytest.mark.parametrize("read", [token_logprobs, lambda *given: read_completions(*given)[1]], ids=["words", "states"])
+def test_logits_that_nothing_is_learnt_from_are_not_missed(any_model, plain_logprobs, apart, read):
+    """They are never computed. Prompts are long here, so that the module's pass can leave out whole columns."""
+    rows = collate(any_model, [([1, 9, 8, 7], [6, 5, 2]), ([1, 9, 8, 7, 6, 5], [2]), ([1, 9, 8], [7] * 6)])
+    weight, gradients = torch.tensor([[1.0], [-2.0], [0.5]]), []
+    found, plain = read(any_model, rows), plain_logprobs(any_model, rows)
+    torch.testing.assert_close(found, plain, rtol=1e-5, atol=1e-5)
+    for logprob_RT in (found, plain):
+        (logprob_RT * weight).sum().backward()
+        gradients.append(gradient(any_model))
+    assert apart(*gradients) <= 1e-5
 
 
 def test_temperature_zero_is_refused(tiny_model):

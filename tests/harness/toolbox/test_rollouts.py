@@ -14,7 +14,6 @@ from harness.toolbox import (
     clipped_surrogate,
     coin,
     collate,
-    completion_logprob,
     contrasts,
     drift,
     frozen_copy,
@@ -82,17 +81,38 @@ def test_the_surrogate_by_hand():
     torch.testing.assert_close(value, torch.tensor([[0.5, 1.0, 1.28], [-0.8, -1.0, -1.5]]))
 
 
-def test_fresh_rows_have_the_gradient_of_their_log_probabilities(any_model):
-    rows = collate(any_model, PAIRS)
-    advantage, weight = torch.tensor([[1.0], [-2.0], [0.0], [0.5]]), torch.tensor([0.1, 0.2, 0.3, 0.4])
+@pytest.mark.usefixtures("small_groups")
+def test_fresh_rows_have_the_gradient_of_their_log_probabilities(any_model, plain_logprobs, apart):
+    rows = collate(any_model, PAIRS * 3)
+    advantage, weight = torch.tensor([[1.0], [-2.0], [0.0], [0.5]]).repeat(3, 1), torch.linspace(0.1, 1.2, 12)
     facts = policy_gradient(any_model, rows, advantage, weight)
     found = gradient(any_model)
-    (-(completion_logprob(any_model, rows) * advantage[:, 0] * weight).sum()).backward()
-    torch.testing.assert_close(found, gradient(any_model), rtol=1e-4, atol=1e-6)
-    with torch.no_grad():
-        logprobs = token_logprobs(any_model, rows)[[0, 1, 3]]
-    assert facts["entropy"] == pytest.approx(-float(logprobs.sum()) / 11, rel=1e-4)
+    logprob_RT = plain_logprobs(any_model, rows)  # of rows without advantage as well, which were not read
+    (-(weight[:, None] * advantage * logprob_RT).sum()).backward()
+    assert apart(found, gradient(any_model)) <= 1e-5
+    assert facts["entropy"] == pytest.approx(-float((logprob_RT.detach() * (advantage != 0)).sum()) / 33, rel=1e-4)
     assert facts["clipped"] == 0
+
+
+@pytest.mark.usefixtures("small_groups")
+def test_rows_of_an_older_policy_have_the_gradient_of_eq_7_over_all_of_them_at_once(
+    tiny_model, make_model, plain_logprobs, apart
+):
+    """The other policy is so far away that ratios leave the clip on both sides."""
+    rows, weight = collate(tiny_model, PAIRS * 3), torch.linspace(0.1, 1.2, 12)
+    sign_R = torch.tensor([1, -2, 0, 0.5, -1, 1, 0, -0.5, 0.5, 2, 0, -1])
+    advantage_RT = sign_R[:, None] * torch.linspace(0.5, 1.5, rows.input_ids.shape[1])
+    old_RT = old_logprobs(make_model(seed=1, sharpness=0.1), rows)
+    facts = policy_gradient(tiny_model, rows, advantage_RT, weight, old_RT=old_RT, clip=(0.2, 0.3))
+    found = gradient(tiny_model)
+    ratio_RT = (plain_logprobs(tiny_model, rows) - old_RT).exp()
+    gain_RT = torch.min(ratio_RT * advantage_RT, ratio_RT.clamp(0.8, 1.3) * advantage_RT)
+    (-(weight[:, None] * gain_RT * rows.completion_mask).sum()).backward()
+    assert apart(found, gradient(tiny_model)) <= 1e-5
+    learnt = ratio_RT[rows.completion_mask & (sign_R != 0)[:, None]]
+    assert learnt.min() < 0.8
+    assert learnt.max() > 1.3
+    assert facts["clipped"] == pytest.approx(float(((learnt < 0.8) | (learnt > 1.3)).float().mean()))
 
 
 def test_old_log_probabilities_put_the_clip_to_work(tiny_model):

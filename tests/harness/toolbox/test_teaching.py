@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from harness import Run
-from harness.toolbox import divergence_loss, open_teacher
+from harness.toolbox import collate, divergence_loss, open_teacher
 
 LESSONS = [("1+1?", "1+1? now", "A: 2"), ("3?", "3? now", "T: 1+2=3, and that is all.\nA: 3"), ("10+10?", "?", "20")]
 
@@ -62,14 +62,20 @@ def test_the_mean_is_over_real_completion_tokens_alone(tiny_model, teacher):
     assert loss == pytest.approx(sum(figures) / len(figures), rel=1e-4)
 
 
-def test_groups_add_up_to_the_whole_batch(tiny_model, teacher):
-    found = []
+def test_groups_add_up_to_the_gradient_of_the_whole_batch(tiny_model, teacher, apart):
+    read = []
+    for model, place in ((tiny_model, 0), (teacher, 1)):
+        rows = collate(model, [(model.encode_prompt(lesson[place]), lesson[2]) for lesson in lessons(model)])
+        logits_RTV = model.module(rows.input_ids, attention_mask=rows.attention_mask).logits
+        read.append(logits_RTV[:, :-1][rows.completion_mask[:, 1:]])
+    whole = squares(*read).mean()
+    whole.backward()
+    expected = gradient(tiny_model)
     for groups in (1, 2, 3):
         tiny_model.module.zero_grad()
-        found.append((divergence_loss(tiny_model, teacher, lessons(tiny_model), squares, groups), gradient(tiny_model)))
-    for loss, grad in found[1:]:
-        assert loss == pytest.approx(found[0][0], rel=1e-5)
-        assert torch.allclose(grad, found[0][1], rtol=1e-4, atol=1e-6)
+        loss = divergence_loss(tiny_model, teacher, lessons(tiny_model), squares, groups)
+        assert loss == pytest.approx(whole.item(), rel=1e-5)
+        assert apart(gradient(tiny_model), expected) <= 1e-5
 
 
 def test_the_teacher_has_no_gradient(tiny_model, teacher):
