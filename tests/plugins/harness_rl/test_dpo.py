@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812 - as everywhere in torch
 
 from harness.toolbox import completion_logprob, encode_pairs, frozen_copy
 from harness_rl.dpo import DPO, dpo_loss
@@ -55,6 +56,31 @@ def test_it_prefers_what_was_chosen_and_counts_the_reference(train, tiny_model, 
     chosen, rejected = gain.detach().chunk(2)
     assert (chosen > rejected).all()
     assert run.ledger.scored_tokens == run.ledger.trained_tokens  # the reference reads what the policy reads
+
+
+@pytest.mark.usefixtures("small_groups")
+def test_a_step_has_the_gradient_of_eq_7_over_the_whole_batch(  # noqa: PLR0917 - fixtures are given by name
+    train, tiny_model, toy_data, monkeypatch, plain_logprobs, apart
+):
+    """Reference and policy are read in groups, the reference as one where rows begin alike, and without gradients."""
+    pairs = [dataclasses.replace(pair, chosen=pair.chosen + "." * k) for k, pair in enumerate(toy_data.pairs)]
+    rows, start, method, far = encode_pairs(tiny_model, DPO().rows(pairs)), tiny_model.clone(), DPO(batch_size=12), []
+
+    def compare(loss, optimizer):
+        gradients = []
+        ratio_R = (plain_logprobs(tiny_model, rows) - plain_logprobs(start, rows)).sum(-1)
+        plain = -F.logsigmoid(method.beta * (ratio_R[:12] - ratio_R[12:])).mean()
+        for one in (loss, plain):
+            optimizer.zero_grad()
+            one.backward()
+            gradients.append(torch.cat([p.grad.flatten() for p in tiny_model.module.parameters()]))
+        far.append(apart(*gradients))
+        optimizer.step()
+
+    monkeypatch.setattr("harness_rl.dpo.descend", compare)
+    train(method, data=dataclasses.replace(toy_data, pairs=pairs))
+    assert len(far) > 2  # from the second on, the policy is no longer the reference
+    assert max(far) <= 1e-5
 
 
 def test_the_reference_never_moves(train, tiny_model, monkeypatch):

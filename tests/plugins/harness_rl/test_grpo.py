@@ -100,6 +100,21 @@ def test_a_step_is_a_mean_over_rows_of_means_over_tokens(one_batch, rollouts, ti
     torch.testing.assert_close(found, gradient(tiny_model.parameters()), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.usefixtures("small_groups")
+def test_a_group_of_equal_rewards_is_left_out_of_the_work_and_of_nothing_else(
+    one_batch, rollouts, tiny_model, plain_logprobs, apart
+):
+    """The plain loss over the rows of all groups at once, whose mean is over them all."""
+    given = dataclasses.replace(rollouts, rewards=torch.tensor([*RIGHT[:4], *[1.0] * 4]))
+    [_], [found] = one_batch(grpo, GRPO(samples=4), given)
+    reward_Bn = given.rewards.view(2, 4)
+    advantage_Bn = (reward_Bn - reward_Bn.mean(-1, keepdim=True)) / (reward_Bn.std(-1, keepdim=True) + 1e-4)
+    logprob_RT = plain_logprobs(tiny_model, given.sequences)
+    ratio_RT = (logprob_RT - logprob_RT.detach()).exp() * given.sequences.completion_mask
+    (-(advantage_Bn.view(-1) * ratio_RT.sum(-1) / given.lengths).mean()).backward()
+    assert apart(found, gradient(tiny_model.parameters())) <= RTOL
+
+
 # -- limits
 
 

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812 - as everywhere in torch
 
 from harness import Completion, Run
 from harness.toolbox import collate, completion_logprob, frozen_copy, token_logprobs
@@ -223,6 +224,18 @@ def test_the_loss_of_rewards_by_hand(judge, start):
     wanted = sum(math.log(1 + math.exp(-s * r)) for s, r in zip(signs, rewards, strict=True)) / 4
     assert facts["loss"] == pytest.approx(wanted, rel=1e-5)
     assert facts["ranked"] == sum(rewards[k] > rewards[k + 2] for k in range(2)) / 2
+
+
+@pytest.mark.usefixtures("small_groups")
+def test_a_step_has_the_gradient_of_the_loss_over_the_whole_batch(judge, start, plain_logprobs, apart):
+    said = [judge.encode_completion(text) for text in ("A: 2", "A: 55", "A: 3344", "A: 6")]
+    rows = collate(judge, [(judge.encode_prompt("1+1?"), tokens) for tokens in said])
+    learn(judge, start, rows, 0.7)
+    found = torch.cat([weight.grad.flatten() for weight in judge.module.parameters()])
+    judge.module.zero_grad()
+    reward_R = 0.7 * (plain_logprobs(judge, rows) - plain_logprobs(start, rows)).sum(-1)
+    F.binary_cross_entropy_with_logits(reward_R, torch.tensor([1.0, 1.0, 0.0, 0.0])).backward()
+    assert apart(found, torch.cat([weight.grad.flatten() for weight in judge.module.parameters()])) <= 1e-5
 
 
 def test_it_learns_to_rank(train, tiny_model, sevens):

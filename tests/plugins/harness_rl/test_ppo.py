@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812 - as everywhere in torch
 
 from harness import Completion, Run
 from harness.toolbox import collate, hidden_states, token_logprobs
@@ -149,6 +150,23 @@ def test_the_critic_begins_at_0_and_learns_its_returns(tiny_model):
         optimizer.zero_grad()
         learn_values(critic, rows, torch.zeros_like(aim), aim, math.inf)
     assert (old_values(critic, rows) - aim).abs().max() < 0.2
+
+
+@pytest.mark.usefixtures("small_groups")
+def test_the_critics_gradient_is_that_of_the_whole_batch(any_model, apart):
+    critic, rows = random_head(new_critic(any_model)), collate(any_model, PAIRS * 3)
+    noise = torch.randn(2, *rows.input_ids.shape, generator=torch.Generator().manual_seed(0))
+    hidden_RTD = critic.module(rows.input_ids, rows.attention_mask, output_hidden_states=True).hidden_states[-1]
+    value_RT = F.pad(critic.heads[HEAD](hidden_RTD).squeeze(-1)[:, :-1], (1, 0))  # before its token
+    old_RT, return_RT = value_RT.detach() + 0.3 * noise[0], noise[1]
+    held_RT = old_RT + (value_RT - old_RT).clamp(-0.2, 0.2)
+    (0.5 * torch.max((value_RT - return_RT) ** 2, (held_RT - return_RT) ** 2)[rows.completion_mask].mean()).backward()
+    learnt = [p for p in critic.parameters() if p.grad is not None]
+    expected = torch.cat([p.grad.flatten() for p in learnt])
+    for parameter in learnt:
+        parameter.grad = None
+    learn_values(critic, rows, old_RT, return_RT, 0.2)
+    assert apart(torch.cat([p.grad.flatten() for p in learnt]), expected) <= 1e-5
 
 
 def test_minibatches_hold_every_row_once_an_epoch(tiny_model):

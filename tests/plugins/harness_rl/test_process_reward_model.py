@@ -6,10 +6,11 @@ import re
 
 import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812 - as everywhere in torch
 from transformers import LlamaForTokenClassification
 
 from harness import Completion, Run, Stepwise
-from harness.toolbox import Draft, collate, labelled_drafts, scalar_head, stepwise_draft
+from harness.toolbox import Draft, collate, judged_ends, labelled_drafts, scalar_head, stepwise_draft
 from harness_rl import process_reward_model as module
 from harness_rl.process_reward_model import HEAD, ProcessRewardModel, marks, step_logits
 
@@ -128,6 +129,23 @@ def test_the_first_loss_is_that_of_a_head_by_hand(train, judge, stepwise_data, m
     [point] = run.curve
     assert point["loss"] == pytest.approx(total / 32, rel=1e-5)
     assert (point["steps"], point["right"]) == (32, 0.5)
+
+
+def test_the_head_has_the_gradient_that_it_has_where_the_weights_below_have_one_too(judge, plain_logprobs, apart):
+    """They are read without. One row has three steps, the other, which is padded, two."""
+    said = {"1+1?": TEXT, "Tom has 12 and 10": "T: 12+10=22.\nA: 22"}
+    pairs = [(judge.encode_prompt(asked), judge.encode_completion(text)) for asked, text in said.items()]
+    rows, head, label_K = collate(judge, pairs), judge.heads[HEAD], torch.tensor([1.0, 0.0, 1.0, 0.0, 1.0])
+    ends_RT, gradients = marks(rows, [judged_ends(judge, tokens)[0] for _, tokens in pairs]), []
+    hidden_RTD = judge.module(rows.input_ids, rows.attention_mask, output_hidden_states=True).hidden_states[-1]
+    logprob_RT = plain_logprobs(judge, rows)
+    state_RTF = torch.cat([hidden_RTD, torch.stack([logprob_RT.cummin(-1).values, logprob_RT.cumsum(-1)], -1)], -1)
+    for logit_K in (step_logits(judge, rows, ends_RT), head(state_RTF[ends_RT]).squeeze(-1)):
+        head.zero_grad()
+        F.binary_cross_entropy_with_logits(logit_K, label_K).backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in head.parameters()]))
+    assert judge.module.get_input_embeddings().weight.grad.any()
+    assert apart(*gradients) <= 1e-5
 
 
 def test_an_undecided_head_costs_ln_2(train, stepwise_data):
