@@ -1,5 +1,6 @@
 """The fast decoder against `generate`, and the two decoders against each other."""
 
+import dataclasses
 from itertools import chain
 
 import pytest
@@ -57,6 +58,18 @@ def test_greedy_equals_generate_token_for_token(any_model, make_model, seed):
         assert [row.tokens for row in rows] == [expected] * 3
         lengths.add(len(expected))
     assert len(lengths) > 1, "no row stopped early: the test would not see a row that is dropped wrongly"
+
+
+@pytest.mark.parametrize("max_rows", [None, 5])
+def test_rows_of_a_prompt_that_end_one_by_one_leave_the_others_what_generate_says(any_model, max_rows):
+    """Some end by themselves, some at their limit. Batches of five begin amid the rows of a prompt."""
+    end_early(any_model)
+    wanted = {request.prompt_ids: by_generate(any_model, request.prompt_ids, 40) for request in requests_for(any_model)}
+    limits = (1, 40, 2, 3, 5, 8, 13, 30)
+    requests = [dataclasses.replace(r, max_new_tokens=limit) for limit in limits for r in requests_for(any_model)]
+    for request, [row] in zip(requests, draw(any_model, requests, max_rows), strict=True):
+        assert row.tokens == wanted[request.prompt_ids][: request.max_new_tokens]
+    assert len(set(map(len, wanted.values()))) > 1
 
 
 def test_sampling_through_generate_equals_the_fast_decoder(any_model, monkeypatch):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections import Counter
 
 import pytest
 import torch
@@ -57,20 +58,47 @@ def test_temperatures_may_be_mixed(tiny_model):
     assert tokens_of(draw(tiny_model, requests)) == [tokens_of(draw(tiny_model, [r]))[0] for r in requests]
 
 
+@torch.no_grad()
+def chances(model, prompt, temperature, longest, begun=()):
+    """Every completion of a prompt with its probability, by the module's own pass over what stands before a token."""
+    if len(begun) == longest or model.eos in begun:
+        return {begun: 1.0}
+    logits_V = model.module(torch.tensor([[*prompt, *begun]])).logits[0, -1].double()
+    found = {}
+    for token, chance in enumerate((logits_V / temperature).softmax(-1).tolist()):
+        rest = chances(model, prompt, temperature, longest, (*begun, token))
+        found |= {completion: chance * of_rest for completion, of_rest in rest.items()}
+    return found
+
+
+def assert_follows(drawn, chances):
+    """The chi-square test; what is too rare for it counts as one kind."""
+    seen, common = Counter(c.tokens for c in drawn), [k for k, p in chances.items() if p * len(drawn) >= 5]
+    assert seen.keys() <= chances.keys()
+    counts, wanted = [seen[k] for k in common], [chances[k] * len(drawn) for k in common]
+    if (rest := len(drawn) - sum(wanted)) > 1e-6 * len(drawn):
+        counts, wanted = [*counts, len(drawn) - sum(counts)], [*wanted, rest]
+    assert stats.chisquare(counts, [w * sum(counts) / sum(wanted) for w in wanted]).pvalue > 0.001
+
+
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 def test_first_tokens_follow_the_softmax(tiny_model, decoder, temperature):
     ids, n = tuple(tiny_model.encode_prompt("7+5")), 20_000 if decoder == "fast" else 4_000
     drawn = draw(tiny_model, [SampleRequest(ids, tuple(range(n)), temperature, 1)])[0]
-    with torch.no_grad():
-        probs = (tiny_model.module(torch.tensor([ids])).logits[0, -1] / temperature).softmax(-1).double().numpy()
-    counts = [sum(c.tokens[0] == v for c in drawn) for v in range(len(probs))]
-    common = probs * n >= 5
-    seen = [c for c, k in zip(counts, common, strict=True) if k] + [
-        sum(c for c, k in zip(counts, common, strict=True) if not k)
-    ]
-    wanted = [*(probs[common] * n), (probs[~common] * n).sum()]
-    seen, wanted = (seen, wanted) if wanted[-1] > 0 else (seen[:-1], wanted[:-1])
-    assert stats.chisquare(seen, [w * sum(seen) / sum(wanted) for w in wanted]).pvalue > 0.001
+    assert_follows(drawn, chances(tiny_model, ids, temperature, 1))
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "mistral"])
+def test_whole_completions_follow_the_softmax_of_all_that_stands_before_each_token(make_model, decoder, family):
+    """Of five words every completion can be counted. The third token sees what two prompts share and two of its own."""
+    model, prompts = make_model(family, vocab_size=5, sharpness=0.6), [(1, 4, 3), (1, 3, 3, 4, 0, 4)]
+    drawn, n, size = ([], []), 10_240 if decoder == "fast" else 2_560, 128
+    for first in range(0, n, size):  # both prompts in every batch, one padded to the other
+        seeds = tuple(range(first, first + size))
+        for number, rows in enumerate(draw(model, [SampleRequest(p, seeds, 0.8, 3) for p in prompts])):
+            drawn[number].extend(rows)
+    for prompt, rows in zip(prompts, drawn, strict=True):
+        assert_follows(rows, chances(model, prompt, 0.8, 3))
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7, 0.0])
