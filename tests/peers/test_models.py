@@ -1,8 +1,10 @@
 import pytest
 import torch
+from transformers import GenerationConfig
 
 from benchmarks import models
 from harness.builtin.devices import Cpu
+from harness.toolbox import SampleRequest, draw, llama
 from harness_world import HERE, load_model
 
 
@@ -26,6 +28,29 @@ def test_smollm2_that_cannot_be_had_says_what_to_install(absent, says, monkeypat
     monkeypatch.setattr(models.importlib.util, "find_spec", lambda n: None if n == absent else found("json"))
     with pytest.raises(models.ModelAbsentError, match=says):
         models.smollm2(Cpu())
+
+
+def test_smollm2_draws_greedily_what_generate_says_token_for_token():
+    """Two of the answers end, so that their rows are dropped while others go on."""
+    try:
+        model = models.smollm2(Cpu())
+    except models.ModelAbsentError as absent:
+        pytest.skip(str(absent))
+    assert llama.supports(model.module)
+    asked = (
+        "What is the capital of France?",
+        "Name three colours.",
+        "Say hello.",
+        "Tom has 12 apples and eats three of them. How many are left? Explain in one sentence.",
+    )
+    prompts = [tuple(model.encode_prompt(text)) for text in asked]
+    drawn = draw(model, [SampleRequest(ids, (0, 1), 0.0, 16) for ids in prompts])
+    config = GenerationConfig(max_new_tokens=16, eos_token_id=model.eos, pad_token_id=model.pad)
+    for ids, rows in zip(prompts, drawn, strict=True):
+        prompt = torch.tensor([ids])
+        out = model.module.generate(prompt, attention_mask=torch.ones_like(prompt), generation_config=config)
+        assert [row.tokens for row in rows] == [tuple(out[0, len(ids) :].tolist())] * 2
+    assert [rows[0].finish for rows in drawn] == ["eos", "eos", "length", "length"]
 
 
 def test_sizes_are_by_model_but_when_in_haste(tiny_model):
