@@ -79,7 +79,10 @@ def run_works(works: Mapping[str, Work], setting: Setting, say: Callable[[str], 
             continue
         say(f"{name} ...")
         with contextlib.redirect_stdout(io.StringIO()):
-            found |= work.measure(setting)
+            measured = work.measure(setting)
+        for line, figures in measured.items():  # said now: what is measured is not lost where the rest is not awaited
+            say(f"{line}: " + ", ".join(filter(None, [*row(line, figures)[1:4], *figures.notes])))
+        found |= measured
     return found
 
 

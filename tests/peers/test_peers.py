@@ -53,7 +53,9 @@ def test_json_is_all_there_is_on_stdout_and_a_missed_goal_is_no_error(world_of):
 
 def test_the_table_has_figures_goal_and_notes(world_of):
     world_of(slow=SLOW, late=Figures("call", 0.25, most_seconds=0.3))
-    lines = call().stdout.splitlines()
+    result = call()
+    assert "slow: 1.50 (1.50 to 1.50), 2, 3, why it is so" in result.stderr.splitlines()  # as soon as it is measured
+    lines = result.stdout.splitlines()
     assert lines[2].split() == ["slow", "1.50", "(1.50", "to", "1.50)", "2", "3", ">=", "2", "no"]
     assert lines[3].split() == ["late", "0.25", "<=", "0.3", "s", "yes"]
     assert "slow: why it is so" in lines
