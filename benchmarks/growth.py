@@ -34,7 +34,7 @@ ROUNDS = 3
 SAMPLED = 32
 """Tokens that a sample may have."""
 FEW = 10
-"""Methods of the boards that grow in problems, and problems of those that grow in methods times ten."""
+"""Methods on the boards whose problems grow; those whose methods grow have ten times as many problems."""
 LONG = 16_384
 """Context of the model whose prompt grows."""
 Work = Callable[[], object]
@@ -78,7 +78,6 @@ def axes(model: CausalLM, scratch: Path) -> list[Axis]:
         return lambda: draw(patient, [SampleRequest(tuple(ids), (0,), max_new_tokens=1)])
 
     def batch(rows: int) -> Work:
-
         def gradient() -> None:
             completion_loss(model, targets[:rows])
             model.module.zero_grad()

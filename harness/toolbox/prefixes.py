@@ -130,16 +130,13 @@ class Recalled:
         """(R T,) which of the N tokens stands at each unread place."""
         self.unread = unread_RT.view(-1).nonzero()[:, 0]
         self.ids, self.positions = ids_RT[new_RT], place_T.expand_as(ids_RT)[new_RT]
-        behind_R = unread_RT.sum(-1)
-        self.longest = int(behind_R.max())
+        self.longest = int(unread_RT.sum(-1).max())
         """U"""
-        self.slots = (place_RT - place_RT[:, :1] - known_R[:, None] + self._rows() * self.longest)[new_RT]
+        row_R = torch.arange(self.rows, device=self.device)
+        self.slots = (place_T - known_R[:, None] + self.longest * row_R[:, None])[new_RT]
         """(N,) where each stands in R x U."""
         step_U = torch.arange(self.longest, device=self.device)
         self.mask_R1UT = place_T <= (known_R[:, None] + step_U)[:, None, :, None]
-
-    def _rows(self) -> torch.Tensor:
-        return torch.arange(self.rows, device=self.device)[:, None]
 
     def _look_up(self, ids_R: Sequence[Sequence[int]], lengths: Sequence[int], first: Sequence[int]) -> torch.Tensor:
         """(R,) tokens of each row that are known. Notes where they are kept, and what will be kept from now on."""

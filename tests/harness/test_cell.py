@@ -23,6 +23,7 @@ from harness.rows import DataError
 from harness.samples import SharedSamples
 from harness.store import Store
 from harness.toolbox import SampleRequest
+from harness.toolbox.prefixes import remembering
 
 
 def silent(event):
@@ -281,6 +282,26 @@ def test_a_forward_pass_inside_an_answer_is_counted(bench):
     done = desk.answer_all([(Reader(), problem) for problem in bench.problems()], silent)
     lengths = [len(desk.model.encode_prompt(problem.prompt)) for problem in bench.problems()]
     assert [run.ledger.scored_tokens for _, run in done] == lengths
+
+
+def test_what_was_read_is_kept_while_questions_are_answered_and_no_longer(bench):
+    """Side by side they share one memory; alone, each has its own, so that none is quicker for the one before it."""
+    found = []
+
+    def note(self, payloads):
+        found.append(remembering())
+        return [[[Completion("A: 1", (1,), (0.0,), "eos")]] for _ in payloads]
+
+    desk = Desk.open(bench, bench.spec["method"])
+    desk.sample = note.__get__(desk)
+    first, second = bench.problems()
+    desk.answer_all([(desk.method, first), (desk.method, second), (desk.method, first)], silent)
+    for problem in (first, second):
+        desk.answer_alone(desk.method, problem)
+    assert len(found) == 3
+    assert None not in found
+    assert len(set(map(id, found))) == 3
+    assert remembering() is None
 
 
 def test_a_method_that_changes_the_model_while_answering_fails(bench, monkeypatch):

@@ -1,5 +1,7 @@
 """Prefixes: what was read before is not read again, and nobody can tell from the results."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -83,6 +85,15 @@ def test_weights_that_change_are_other_weights(tiny_model, make_model):
         borrowed = scores(tiny_model, tail)
     torch.testing.assert_close(changed, expected)
     torch.testing.assert_close(borrowed, scores(lent, tail))
+
+
+def test_tokens_that_stand_elsewhere_are_other_tokens(tiny_model):
+    rows = collate(tiny_model, [(PROMPT, (5, 6))])
+    dense = dataclasses.replace(rows, position_ids=rows.position_ids // 2)
+    with torch.no_grad(), remembered():
+        scores(tiny_model, (5, 6))
+        found = token_logprobs(tiny_model, dense)
+    torch.testing.assert_close(found, token_logprobs(tiny_model, dense).detach())
 
 
 def test_a_hook_on_a_linear_layer_is_heard(tiny_model):
