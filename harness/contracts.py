@@ -308,8 +308,9 @@ class Preparer(Protocol):
     def prepare(self, model: Model, data: TrainingData, run: Run) -> Answerer:
         """The method that then answers: a frozen dataclass as well, with what was found; `self`, if nothing was.
 
-        Called once a job, without a budget. `run` can sample and score, and its seconds and tokens are a cost of
-        training: paid once for a model and a dataset, and not for a question. No weight may change.
+        `run` can sample and score, without a budget; its seconds and tokens are a cost of training: paid once for a
+        model and a dataset, and not for a question. No weight may change. What was found is kept for the timing of
+        the row if it is plain values and tuples of them; otherwise the timing calls this again.
         """
 
 

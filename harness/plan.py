@@ -307,7 +307,8 @@ class _Planner:
         for kind, jobs in kinds if pipeline.width is None else kinds[:1]:
             # A point of a curve is a record of its own: one that is asked for as a row as well is found as that.
             key = digest([kind, work] if pipeline.width is None else [kind, work, "curve"])
-            jobs[key] = PlannedJob(kind, key, {"kind": kind, **work, "row": self._row(pipeline)}, tuple(after))
+            spec = {"kind": kind, **work, "row": self._row(pipeline), "answers": digest(["answers", work])}
+            jobs[key] = PlannedJob(kind, key, spec, tuple(after))
 
     def _stage(self, name: str, start: str | None, seed: int) -> str:
         spec = {"kind": "stage", **self.world, "method": self._method(name), "start": start, "seed": seed}

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from harness import prepared
 from harness.bench import Bench, Desk
 from harness.contracts import Answer, Completion, Dataset, Problem, Scores, StepChecker
 from harness.meter import Run
@@ -71,6 +72,7 @@ def preparation_facts(desk: Desk, seconds: float, run: Run) -> dict[str, Any]:
         "seconds": seconds,
         "ledger": dataclasses.asdict(run.ledger),
         "found": repr(desk.method),
+        "kept": prepared.to_json(desk.method),
     }
 
 

@@ -18,7 +18,8 @@ def time_answers(bench: Bench, progress: Progress) -> dict[str, Any]:
     """Latency one question at a time, greedy beside it in turns, then throughput; no sample is shared."""
     desk = Desk.open(bench, bench.spec["method"])
     with arithmetic_for(desk.model.size):
-        desk.prepare()
+        if not desk.recall():
+            desk.prepare()
         latency, baseline = time_alone(desk, bench.method(bench.spec["baseline"]), progress)
         many = bench.problems()[:THROUGHPUT_QUESTIONS]
         work = [(desk.method, problem) for problem in many]

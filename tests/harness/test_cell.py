@@ -4,6 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -387,6 +388,34 @@ def test_a_timed_method_is_prepared_before_the_clock_runs(bench, instead):
     assert isinstance(prepared, tuple)
     assert all(asker.found for asker in askers)
     assert len(askers) == 2 + 2 + 2  # warm-up, one by one, all at once
+
+
+@dataclasses.dataclass(frozen=True)
+class LooksOnce:
+    """Finds something plain, and counts how often."""
+
+    calls: ClassVar[list[str]] = []
+    temperature: float = 0.0
+    found: tuple[str, ...] = ()
+
+    def prepare(self, model, data, run):
+        self.calls.append(data.dev[0].id)
+        return dataclasses.replace(self, found=(data.dev[0].id,))
+
+    def answer(self, model, prompt, run):
+        assert self.found == (self.calls[0],)
+        return Answer("A: 1")
+
+
+@pytest.mark.parametrize("answered", [True, False])
+def test_what_was_found_for_the_answers_is_not_looked_for_again_by_the_timing(tmp_path, registry, instead, answered):
+    LooksOnce.calls.clear()
+    instead(LooksOnce())
+    plan = make_plan(RunConfig(pipelines=("base",), limit=2), registry, "cpu")
+    jobs = {job.kind: {**job.spec, "key": job.key, "store": str(tmp_path)} for job in plan.jobs}
+    for kind in ("answers", "timing") if answered else ("timing", "answers"):
+        execute(jobs[kind], silent)
+    assert len(LooksOnce.calls) == (1 if answered else 2)
 
 
 def test_what_is_prepared_can_be_judged(tmp_path, registry, instead):
