@@ -40,6 +40,7 @@ class CausalLM:
     device: Device
     heads: nn.ModuleDict = field(default_factory=nn.ModuleDict)
     adapter: Adapter | None = None
+    _counted: tuple[Adapter | None, ModelSize] | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.tokenizer.eos_token_id is None:
@@ -88,10 +89,12 @@ class CausalLM:
 
     @property
     def size(self) -> ModelSize:
-        """Parameter count, an adapter's included, layers, width."""
-        beside = () if self.adapter is None else self.adapter.parameters()
-        count = sum(p.numel() for p in itertools.chain(self.module.parameters(), beside))
-        return ModelSize(count, self.config.num_hidden_layers, self.config.hidden_size)
+        """Parameter count, an adapter's included, layers, width. Counted once, and again with another adapter."""
+        if self._counted is None or self._counted[0] is not self.adapter:
+            beside = () if self.adapter is None else self.adapter.parameters()
+            count = sum(p.numel() for p in itertools.chain(self.module.parameters(), beside))
+            self._counted = self.adapter, ModelSize(count, self.config.num_hidden_layers, self.config.hidden_size)
+        return self._counted[1]
 
     @property
     def context(self) -> int:

@@ -117,10 +117,15 @@ class Rows:
         text = self.decode(self.tokens_TR[max(0, self.step - tail) : self.step, row].tolist())
         return any(word in text for word in stop)
 
-    def compact(self) -> torch.Tensor:
-        """Drop the rows that have ended. Returns the (A',) places, among the active ones, of those that go on."""
-        kept = (~self.done_A).nonzero()[:, 0]
+    def compact(self, count: int) -> torch.Tensor:
+        """Drop rows that have ended, down to `count`, at least those that go on.
+
+        Returns the (count,) places, among the active ones, of those that stay.
+        """
+        kept = self.done_A.int().argsort(stable=True)[:count].sort().values
+        done_A = self.done_A[kept]
         self._set_active(self.active_A[kept])
+        self.done_A = done_A
         return kept
 
     def completions(self) -> list[Completion]:

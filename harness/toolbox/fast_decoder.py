@@ -17,6 +17,7 @@ from torch import nn
 from harness.toolbox.batching import group_tokens
 from harness.toolbox.choice import Rows
 from harness.toolbox.llama import Llama
+from harness.toolbox.products import fast_products, steady
 
 BLOCK = 32
 """Tokens by which the cache of the rows grows."""
@@ -173,14 +174,18 @@ def decode(module: nn.Module, prompts: Sequence[Sequence[int]], rows: Rows) -> N
     """Draw `rows`, which must be sorted by prompt and name every one of `prompts`, to their ends."""
     # Rows that have ended are fed on until they are dropped: behind the longest prompt, to the largest limit.
     width = max(map(len, prompts)) + max(row.limit for row in rows.rows)
-    decoder = FastDecoder(module, width)
+    with fast_products():
+        _decode(FastDecoder(module, width), prompts, rows)
+
+
+def _decode(decoder: FastDecoder, prompts: Sequence[Sequence[int]], rows: Rows) -> None:
     logits_GV, prompt = decoder.prefill(prompts)
     group_A = torch.tensor([row.prompt for row in rows.rows], device=logits_GV.device)
     own = RowCache(group_A, (decoder.kv_heads, decoder.head_width), logits_GV.dtype)
     tokens_A = rows.choose(logits_GV[group_A])
     while alive := rows.alive:
-        if alive <= DROP * len(tokens_A):
-            kept = rows.compact()
+        if steady(alive) <= DROP * len(tokens_A):
+            kept = rows.compact(steady(alive))
             tokens_A = tokens_A[kept]
             prompt.keep(own.keep(kept))
         tokens_A = rows.choose(decoder.step(tokens_A, own, prompt))

@@ -1,7 +1,7 @@
 """Llama-like modules straight from their weights: what `module(...)` computes, without the work that nobody asked for.
 
-Padding takes part in no matrix product, what rows begin with in common is read once where no gradient is wanted, and
-only tokens that something is asked of go on from the last layer's attention. The plain ops of torch keep track of
+Next to no padding takes part in a matrix product, what rows begin with in common is read once where no gradient is
+wanted, and only tokens that something is asked of go on from the last layer's attention. The ops of torch keep track of
 gradients, so training and decoding read through the same lines.
 Shapes: R rows, T tokens of the longest, N tokens without padding, C of them chosen; L layers, D width, H heads, K
 key-value heads, E head width, V words.
@@ -22,6 +22,7 @@ from transformers.models.mistral import modeling_mistral as mistral
 from transformers.models.qwen2 import modeling_qwen2 as qwen2
 
 from harness.toolbox.prefixes import Recalled, remembering
+from harness.toolbox.products import fast_products, fill, steady
 
 FAMILIES = {llama.LlamaForCausalLM: llama, mistral.MistralForCausalLM: mistral, qwen2.Qwen2ForCausalLM: qwen2}
 PARTS = ("ForCausalLM", "Model", "DecoderLayer", "Attention", "MLP", "RMSNorm", "RotaryEmbedding")
@@ -112,7 +113,7 @@ class Packed:
     @classmethod
     def of(cls, ids_RT: torch.Tensor, mask_RT: torch.Tensor, positions_RT: torch.Tensor) -> Packed:
         """Leave out what `mask_RT` does not mark."""
-        real_RT = mask_RT.bool()
+        real_RT = fill(mask_RT.bool())
         return cls(ids_RT[real_RT], positions_RT[real_RT], real_RT.view(-1).nonzero()[:, 0], *ids_RT.shape)
 
     @classmethod
@@ -122,6 +123,7 @@ class Packed:
         as_before = (ids_RT[1:] == ids_RT[:-1]) & (positions_RT[1:] == positions_RT[:-1]) & real_RT[1:] & real_RT[:-1]
         new_RT = real_RT.clone()
         new_RT[1:] &= ~as_before.cumprod(-1).bool()
+        new_RT = fill(new_RT)
         places_RT = torch.arange(rows * width, device=ids_RT.device).view(rows, width)
         first_RT = torch.where(new_RT, places_RT, 0).cummax(0).values  # the last row above that read it anew
         number_RT = new_RT.view(-1).cumsum(0) - 1
@@ -255,9 +257,10 @@ class Llama:
             k, v = (x.repeat_interleave(share, 1) if share > 1 else x for x in (k, v))
             attended = packed.attend(q, k, v, self.scale)
             if number + 1 == len(self.layers):
-                hidden, attended = hidden.index_select(0, chosen_C), attended.index_select(0, chosen_C)
+                asked = torch.cat([chosen_C, chosen_C[:1].expand(steady(len(chosen_C)) - len(chosen_C))])
+                hidden, attended = hidden.index_select(0, asked), attended.index_select(0, asked)
             hidden = self.after(layer, hidden, attended)
-        return hidden
+        return hidden[: len(chosen_C)]
 
 
 def read(module: Any, inputs: Mapping[str, torch.Tensor], chosen_RT: torch.Tensor, *, words: bool) -> torch.Tensor:
@@ -275,7 +278,8 @@ def read(module: Any, inputs: Mapping[str, torch.Tensor], chosen_RT: torch.Tenso
 
     module.forward = forward
     try:
-        [found] = module(**inputs)
+        with fast_products():
+            [found] = module(**inputs)
     finally:
         del module.forward
     result: torch.Tensor = found

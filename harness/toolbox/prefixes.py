@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F  # noqa: N812 - as everywhere in torch
 
+from harness.toolbox.products import fill
+
 BLOCK = 16
 """Tokens: fewer find more and cost more to find."""
 MOST_BYTES = 1 << 28
@@ -124,14 +126,15 @@ class Recalled:
         as_before = ((ids_RT[1:] == ids_RT[:-1]) & real_RT[1:] & real_RT[:-1]).cumprod(-1).bool() & unread_RT[:-1]
         new_RT = unread_RT.clone()
         new_RT[1:] &= ~as_before
+        self.longest = int(unread_RT.sum(-1).max())
+        """U"""
+        new_RT = fill(new_RT, (place_T >= known_R[:, None]) & (place_T < known_R[:, None] + self.longest))
         place_RT = torch.arange(self.rows * self.width, device=self.device).view(self.rows, self.width)
         reader_RT = torch.where(new_RT, place_RT, 0).cummax(0).values  # the last row above that reads it
         self.number = (new_RT.view(-1).cumsum(0) - 1)[reader_RT.view(-1)]
         """(R T,) which of the N tokens stands at each unread place."""
         self.unread = unread_RT.view(-1).nonzero()[:, 0]
         self.ids, self.positions = ids_RT[new_RT], place_T.expand_as(ids_RT)[new_RT]
-        self.longest = int(unread_RT.sum(-1).max())
-        """U"""
         row_R = torch.arange(self.rows, device=self.device)
         self.slots = (place_T - known_R[:, None] + self.longest * row_R[:, None])[new_RT]
         """(N,) where each stands in R x U."""

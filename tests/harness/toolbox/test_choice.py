@@ -42,3 +42,15 @@ def test_a_row_ends_with_the_token_that_completes_a_stop_string(pieces, stop, st
         assert length_drawn(pieces, tokens, stop, strips=strips) == expected
         ended += expected < 12
     assert ended
+
+
+def test_rows_that_ended_may_stay_and_change_nothing():
+    """Of four rows the first and the third end; one of them stays, in its place, and is not alive again."""
+    rows = Rows([Row(0, 0, 0.0, 5)] * 4, EOS, torch.device("cpu"), lambda tokens: "x" * len(tokens))
+    rows.choose(torch.eye(3)[[EOS, 1, EOS, 1]])
+    assert rows.compact(3).tolist() == [0, 1, 3]
+    assert rows.alive == 2
+    rows.choose(torch.eye(3)[[2, 2, EOS]])
+    assert rows.compact(1).tolist() == [1]
+    rows.choose(torch.eye(3)[[EOS]])
+    assert [completion.tokens for completion in rows.completions()] == [(EOS,), (1, 2, EOS), (EOS,), (1, EOS)]

@@ -11,6 +11,8 @@ from harness.builtin.causal_lm import CausalLM
 from harness.builtin.devices import Cpu
 from harness.toolbox import SampleRequest, draw, llama
 
+pytestmark = pytest.mark.usefixtures("either_product")
+
 PROMPTS = ["7+5", "Finn has 10 balls. Finn buys 12 more.", "a", "Zed has 3.", "Ann and Bo", "7+5"]
 
 

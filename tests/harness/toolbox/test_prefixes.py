@@ -8,6 +8,8 @@ import torch
 from harness.toolbox import SampleRequest, collate, draw, hidden_states, llama, prefixes, token_logprobs
 from harness.toolbox.prefixes import BLOCK, Tree, remembered
 
+pytestmark = pytest.mark.usefixtures("either_product")
+
 PROMPT = (1, *range(5, 42))  # two whole blocks, and six tokens of the third
 PART = 20  # in the second block
 OTHER = (*PROMPT[:PART], 50, *PROMPT[PART + 1 :])
