@@ -288,5 +288,6 @@ def test_policy_and_value_are_saved_together(train, tiny_model, sevens, tmp_path
     tiny_model.save(tmp_path / "stage")
     again = tiny_model.restore(tmp_path / "stage")
     said = [completion(tiny_model, "A: 7")]
-    assert OREO().score(again, "1+1?", said, Run(0)) == OREO().score(tiny_model, "1+1?", said, Run(0))
+    [before], [after] = (OREO().score(model, "1+1?", said, Run(0)) for model in (tiny_model, again))
+    assert after.total == pytest.approx(before.total, rel=1e-6)  # the last bits depend on where weights lie in memory
     assert oreo.HEAD in again.heads
