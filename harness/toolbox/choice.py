@@ -24,8 +24,7 @@ TAIL = 4
 class Row:
     """One sample to be drawn."""
 
-    prompt: int
-    """Place of its prompt in the batch."""
+    prompt_ids: tuple[int, ...]
     seed: int
     temperature: float
     limit: int

@@ -2,7 +2,7 @@
 
 A prompt is encoded once, however many samples it gets; their attention reads its keys and values from one place and
 each row's own from another. Query, key and value weights are fused once a call (weights change between calls), the
-cache grows in place, and rows that have ended are dropped.
+cache grows in place, rows that have ended are dropped, and rows that wait begin in their places: a new wave of them.
 Shapes: G prompts, P tokens of the longest; A active rows, O own tokens; L layers, D width, H heads, K key-value heads,
 Q = H / K, E head width, V words.
 """
@@ -10,6 +10,7 @@ Q = H / K, E head width, V words.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 
 import torch
 from torch import nn
@@ -18,17 +19,21 @@ from harness.toolbox.batching import group_tokens
 from harness.toolbox.choice import Rows
 from harness.toolbox.llama import Llama
 from harness.toolbox.products import fast_products, steady
+from harness.toolbox.queue import Queue
 
 BLOCK = 32
 """Tokens by which the cache of the rows grows."""
 STRIDE = 16
 """Own tokens are read in multiples of this: matrix products of fewer are several times slower on processors."""
+REFILL = {"cpu": 0.0}
+"""Rows that wait begin once no more than this share of the places is taken; where it is not said, `DROP`. A processor
+gains nothing from full batches: its time grows with the rows, and rows of two ages are read one age after the other."""
 DROP = 0.7
 """Ended rows are dropped when no more than this share goes on: dropping copies the cache."""
 
 
 class FastDecoder(Llama):
-    """One batch of prompts and rows, from the weights as they are now."""
+    """Prompts and rows in one batch, by the weights as they are now."""
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, PromptCache]:
         """Encode G prompts, some at a time: (G, V) logits of what follows, and their keys and values."""
@@ -45,24 +50,29 @@ class FastDecoder(Llama):
         cache = PromptCache(lengths_G, [[torch.cat(some) for some in zip(*layer, strict=True)] for layer in parts])
         return self.logits(torch.cat(last)), cache
 
-    def step(self, tokens_A: torch.Tensor, own: RowCache, prompt: PromptCache) -> torch.Tensor:
-        """Feed one token a row: (A, V) logits of the next."""
-        hidden = self.embed(tokens_A)
-        turns = self.turns(prompt.lengths_G[own.group_A] + own.length)
-        bias = None if prompt.bias is None else prompt.bias[own.group_A]
-        own.reserve(len(self.layers))
+    def step(self, waves: Sequence[Wave]) -> Sequence[torch.Tensor]:
+        """Feed every row its newest token: (A, V) logits of the next, a wave.
+
+        Rows of all waves meet in the products; attention, whose work depends on their lengths, is each wave's own.
+        """
+        sizes = [len(wave.tokens_A) for wave in waves]
+        hidden = self.embed(_joined([wave.tokens_A for wave in waves]))
+        turns = self.turns(_joined([wave.positions() for wave in waves]))
         for index, layer in enumerate(self.layers):
-            q, k, v = self.qkv(layer, hidden, turns)
-            own.write(index, k, v)
-            hidden = self.after(layer, hidden, self._attend(q, index, own, prompt, bias))
-        own.length += 1
-        return self.logits(hidden)
+            parts = zip(waves, *(_parted(x, sizes) for x in self.qkv(layer, hidden, turns)), strict=True)
+            attended = [self._attend(index, wave, q, k, v) for wave, q, k, v in parts]
+            hidden = self.after(layer, hidden, _joined(attended))
+        for wave in waves:
+            wave.own.length += 1
+        return _parted(self.logits(hidden), sizes)
 
     def _attend(
-        self, q_AHE: torch.Tensor, index: int, own: RowCache, prompt: PromptCache, bias: torch.Tensor | None
+        self, index: int, wave: Wave, q_AHE: torch.Tensor, k_AKE: torch.Tensor, v_AKE: torch.Tensor
     ) -> torch.Tensor:
         """(A, H E) attention over the shared prompt and the row's own tokens under one softmax."""
         A, K, Q, E = len(q_AHE), self.kv_heads, self.heads // self.kv_heads, self.head_width
+        own, prompt, bias = wave.own, wave.prompt, wave.bias
+        own.write(index, k_AKE, v_AKE)
         q = (q_AHE * self.scale).view(A, K, Q, E)
         own_k, own_v = own.read(index)  # (A, K, O, E)
         own_scores = q @ own_k.transpose(-1, -2)
@@ -169,23 +179,67 @@ class RowCache:
         return groups
 
 
+class Wave:
+    """Rows that began together: each has drawn as many tokens as the others."""
+
+    def __init__(self, decoder: FastDecoder, rows: Rows) -> None:
+        self.rows, self.layers = rows, len(decoder.layers)
+        # Rows of one prompt (greedy beside a sample, say) are neighbours: it is encoded once.
+        prompts = [(ids, len(list(same))) for ids, same in groupby(row.prompt_ids for row in rows.rows)]
+        logits_GV, self.prompt = decoder.prefill([ids for ids, _ in prompts])
+        device = logits_GV.device
+        counts_G = torch.tensor([count for _, count in prompts], device=device)
+        group_A = torch.arange(len(prompts), device=device).repeat_interleave(counts_G)
+        self.own = RowCache(group_A, (decoder.kv_heads, decoder.head_width), logits_GV.dtype)
+        self.tokens_A = rows.choose(logits_GV[group_A])
+
+    def positions(self) -> torch.Tensor:
+        """(A,) positions of the newest tokens, for which room is made."""
+        self.own.reserve(self.layers)
+        self.bias = None if self.prompt.bias is None else self.prompt.bias[self.own.group_A]
+        return self.prompt.lengths_G[self.own.group_A] + self.own.length
+
+    def drop(self, alive: int) -> None:
+        """Drop rows that have ended, once it is worth it."""
+        count = steady(alive)
+        if count > DROP * len(self.tokens_A):
+            return
+        kept = self.rows.compact(count)
+        self.tokens_A = self.tokens_A[kept]
+        self.prompt.keep(self.own.keep(kept))
+
+
 @torch.inference_mode()
-def decode(module: nn.Module, prompts: Sequence[Sequence[int]], rows: Rows) -> None:
-    """Draw `rows`, which must be sorted by prompt and name every one of `prompts`, to their ends."""
+def decode(module: nn.Module, queue: Queue) -> None:
+    """Draw all rows of the queue to their ends: as rows end, those that wait take their places."""
+    if not queue.rows:
+        return
     # Rows that have ended are fed on until they are dropped: behind the longest prompt, to the largest limit.
-    width = max(map(len, prompts)) + max(row.limit for row in rows.rows)
+    width = max(len(row.prompt_ids) for row in queue.rows) + max(row.limit for row in queue.rows)
     with fast_products():
-        _decode(FastDecoder(module, width), prompts, rows)
+        _decode(FastDecoder(module, width), queue)
 
 
-def _decode(decoder: FastDecoder, prompts: Sequence[Sequence[int]], rows: Rows) -> None:
-    logits_GV, prompt = decoder.prefill(prompts)
-    group_A = torch.tensor([row.prompt for row in rows.rows], device=logits_GV.device)
-    own = RowCache(group_A, (decoder.kv_heads, decoder.head_width), logits_GV.dtype)
-    tokens_A = rows.choose(logits_GV[group_A])
-    while alive := rows.alive:
-        if steady(alive) <= DROP * len(tokens_A):
-            kept = rows.compact(steady(alive))
-            tokens_A = tokens_A[kept]
-            prompt.keep(own.keep(kept))
-        tokens_A = rows.choose(decoder.step(tokens_A, own, prompt))
+def _decode(decoder: FastDecoder, queue: Queue) -> None:
+    refill = REFILL.get(decoder.cos.device.type, DROP)
+    waves: list[Wave] = []
+    while True:
+        alive = [wave.rows.alive for wave in waves]
+        if sum(alive) <= refill * queue.max_rows and (rows := queue.take(sum(alive))) is not None:
+            waves.append(Wave(decoder, rows))
+            continue
+        waves = [wave for wave, count in zip(waves, alive, strict=True) if count]
+        if not waves:
+            return
+        for wave, count in zip(waves, filter(None, alive), strict=True):
+            wave.drop(count)
+        for wave, logits_AV in zip(waves, decoder.step(waves), strict=True):
+            wave.tokens_A = wave.rows.choose(logits_AV)
+
+
+def _joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    return torch.cat(parts) if len(parts) > 1 else parts[0]  # type: ignore[arg-type]
+
+
+def _parted(x: torch.Tensor, sizes: Sequence[int]) -> Sequence[torch.Tensor]:
+    return torch.split(x, sizes) if len(sizes) > 1 else (x,)  # type: ignore[arg-type]

@@ -6,7 +6,6 @@ Shapes: R rows, T tokens so far, V words.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 
 from harness.meter import uncounted
 from harness.toolbox.choice import Rows
+from harness.toolbox.queue import Queue
 
 
 def _config(**settings: Any) -> GenerationConfig:
@@ -40,10 +40,16 @@ class _Ended(StoppingCriteria):
 
 
 @torch.no_grad()
-def decode(module: Any, prompts: Sequence[Sequence[int]], rows: Rows, pad: int) -> None:
-    """Draw `rows` to their ends. A prompt is encoded once a row here, with padding on its left."""
+def decode(module: Any, queue: Queue, pad: int) -> None:
+    """Draw all rows of the queue to their ends, one batch after the other."""
+    while (rows := queue.take()) is not None:
+        _decode(module, rows, pad)
+
+
+def _decode(module: Any, rows: Rows, pad: int) -> None:
+    """A prompt is encoded once a row here, with padding on its left."""
     device = rows.active_A.device
-    mine = [prompts[row.prompt] for row in rows.rows]
+    mine = [row.prompt_ids for row in rows.rows]
     width = max(map(len, mine))
     ids = torch.tensor([[*[pad] * (width - len(prompt)), *prompt] for prompt in mine], device=device)
     mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in mine], device=device)

@@ -10,15 +10,12 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
 from harness.contracts import Completion, Model, Prompt
 from harness.meter import BudgetSpentError, Run, forward_flops
 from harness.toolbox import fast_decoder, generate_decoder, llama
-from harness.toolbox.choice import Row, Rows
+from harness.toolbox.choice import Row
+from harness.toolbox.queue import Queue
 
-CACHE_BYTES = 2 << 30
-"""Most memory that the keys and values of one batch may take."""
 MOST_ROWS = {"cpu": 256}
 """Rows a batch. A processor gains nothing from more: time grows with the rows, prompts are padded to longer ones, and
 its cache no longer holds their keys and values (512 prompts with two samples each: 5.8 s against 7.8 s with 1024)."""
@@ -184,7 +181,7 @@ def charge(run: Run, model: Model, request: SampleRequest, completions: Sequence
 def draw(model: Model, requests: Sequence[SampleRequest], max_rows: int | None = None) -> list[list[Completion]]:
     """Draw all samples of all requests and count nothing. Results are in the requests' order.
 
-    max_rows: rows a batch; by default what suits the device (`MOST_ROWS`, elsewhere 1024).
+    max_rows: rows at a time; by default what suits the device (`MOST_ROWS`, elsewhere 1024).
 
     A prompt that fills the context gives empty completions whose finish reason is `length`.
 
@@ -202,11 +199,13 @@ def draw(model: Model, requests: Sequence[SampleRequest], max_rows: int | None =
         if len(requests[number].prompt_ids) < model.context
         for place in range(len(requests[number].seeds))
     ]
-    while places:
-        size = _batch_size(model, [requests[number] for number, _ in places[:max_rows]])
-        batch, places = places[:size], places[size:]
-        for (number, place), completion in zip(batch, _draw_batch(model, requests, batch), strict=True):
-            drawn[number][place] = completion
+    queue = Queue(model, [_row(model, requests[number], place) for number, place in places], max_rows)
+    if llama.supports(model.module):
+        fast_decoder.decode(model.module, queue)
+    else:
+        generate_decoder.decode(model.module, queue, model.pad)
+    for (number, place), completion in zip(places, queue.completions(), strict=True):
+        drawn[number][place] = completion
     return drawn
 
 
@@ -215,30 +214,6 @@ def _like_length(request: SampleRequest) -> tuple[int, tuple[int, ...]]:
     return len(request.prompt_ids) - request.begun, request.prompt_ids
 
 
-def _batch_size(model: Model, rows: Sequence[SampleRequest]) -> int:
-    """How many of these rows fit into `CACHE_BYTES` if each grows to its limit."""
-    size = model.size
-    each = 2 * size.layers * size.width * model.device.dtype().itemsize  # an upper bound: heads may be shared
-    longest = 0
-    for count, request in enumerate(rows, 1):
-        longest = max(longest, min(model.context, len(request.prompt_ids) + request.max_new_tokens))
-        if count * longest * each > CACHE_BYTES:
-            return max(1, count - 1)
-    return len(rows)
-
-
-def _draw_batch(model: Model, requests: Sequence[SampleRequest], batch: Sequence[tuple[int, int]]) -> list[Completion]:
-    # Requests of one prompt (greedy beside a sample, say) are one group: the prompt is encoded once.
-    prompts = list(dict.fromkeys(requests[number].prompt_ids for number, _ in batch))
-    group = {prompt: place for place, prompt in enumerate(prompts)}
-    rows = []
-    for number, place in batch:
-        request = requests[number]
-        limit = min(request.max_new_tokens, model.context - len(request.prompt_ids))
-        rows.append(Row(group[request.prompt_ids], request.seeds[place], request.temperature, limit, request.stop))
-    state = Rows(rows, model.eos, torch.device(model.device.name), model.decode)
-    if llama.supports(model.module):
-        fast_decoder.decode(model.module, prompts, state)
-    else:
-        generate_decoder.decode(model.module, prompts, state, model.pad)
-    return state.completions()
+def _row(model: Model, request: SampleRequest, place: int) -> Row:
+    limit = min(request.max_new_tokens, model.context - len(request.prompt_ids))
+    return Row(request.prompt_ids, request.seeds[place], request.temperature, limit, request.stop)

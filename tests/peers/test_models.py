@@ -4,7 +4,7 @@ from transformers import GenerationConfig
 
 from benchmarks import models
 from harness.builtin.devices import Cpu
-from harness.toolbox import SampleRequest, draw, llama
+from harness.toolbox import SampleRequest, draw, fast_decoder, llama
 from harness_world import HERE, load_model
 
 
@@ -30,8 +30,8 @@ def test_smollm2_that_cannot_be_had_says_what_to_install(absent, says, monkeypat
         models.smollm2(Cpu())
 
 
-def test_smollm2_draws_greedily_what_generate_says_token_for_token():
-    """Two of the answers end, so that their rows are dropped while others go on."""
+def test_smollm2_draws_greedily_what_generate_says_token_for_token(monkeypatch):
+    """Two of the answers end, so that their rows are dropped while others go on, and others begin in their places."""
     try:
         model = models.smollm2(Cpu())
     except models.ModelAbsentError as absent:
@@ -44,12 +44,16 @@ def test_smollm2_draws_greedily_what_generate_says_token_for_token():
         "Tom has 12 apples and eats three of them. How many are left? Explain in one sentence.",
     )
     prompts = [tuple(model.encode_prompt(text)) for text in asked]
-    drawn = draw(model, [SampleRequest(ids, (0, 1), 0.0, 16) for ids in prompts])
+    requests = [SampleRequest(ids, (0, 1), 0.0, 16) for ids in prompts]
+    drawn = draw(model, requests)
+    monkeypatch.setattr(fast_decoder, "REFILL", {})
+    refilled = draw(model, requests, 5)
     config = GenerationConfig(max_new_tokens=16, eos_token_id=model.eos, pad_token_id=model.pad)
     for ids, rows in zip(prompts, drawn, strict=True):
         prompt = torch.tensor([ids])
         out = model.module.generate(prompt, attention_mask=torch.ones_like(prompt), generation_config=config)
         assert [row.tokens for row in rows] == [tuple(out[0, len(ids) :].tolist())] * 2
+    assert [[row.tokens for row in rows] for rows in refilled] == [[row.tokens for row in rows] for rows in drawn]
     assert [rows[0].finish for rows in drawn] == ["eos", "eos", "length", "length"]
 
 

@@ -22,7 +22,7 @@ def spoken(pieces, tokens, *, strips):
 def length_drawn(pieces, tokens, stop, *, strips):
     """Of a row that is made to speak `tokens`."""
     rows = Rows(
-        [Row(0, 0, 0.0, len(tokens), stop)], EOS, torch.device("cpu"), lambda t: spoken(pieces, t, strips=strips)
+        [Row((1,), 0, 0.0, len(tokens), stop)], EOS, torch.device("cpu"), lambda t: spoken(pieces, t, strips=strips)
     )
     for token in tokens:
         if rows.alive:
@@ -46,7 +46,7 @@ def test_a_row_ends_with_the_token_that_completes_a_stop_string(pieces, stop, st
 
 def test_rows_that_ended_may_stay_and_change_nothing():
     """Of four rows the first and the third end; one of them stays, in its place, and is not alive again."""
-    rows = Rows([Row(0, 0, 0.0, 5)] * 4, EOS, torch.device("cpu"), lambda tokens: "x" * len(tokens))
+    rows = Rows([Row((1,), 0, 0.0, 5)] * 4, EOS, torch.device("cpu"), lambda tokens: "x" * len(tokens))
     rows.choose(torch.eye(3)[[EOS, 1, EOS, 1]])
     assert rows.compact(3).tolist() == [0, 1, 3]
     assert rows.alive == 2

@@ -9,7 +9,8 @@ from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel
 
 from harness.builtin.causal_lm import CausalLM
 from harness.builtin.devices import Cpu
-from harness.toolbox import SampleRequest, draw, llama
+from harness.toolbox import SampleRequest, draw, fast_decoder, llama
+from harness.toolbox.fast_decoder import FastDecoder
 
 pytestmark = pytest.mark.usefixtures("either_product")
 
@@ -72,6 +73,24 @@ def test_rows_of_a_prompt_that_end_one_by_one_leave_the_others_what_generate_say
     for request, [row] in zip(requests, draw(any_model, requests, max_rows), strict=True):
         assert row.tokens == wanted[request.prompt_ids][: request.max_new_tokens]
     assert len(set(map(len, wanted.values()))) > 1
+
+
+@pytest.mark.parametrize("max_rows", [7, 2])
+def test_rows_in_the_places_of_ended_ones_draw_what_generate_says(any_model, monkeypatch, max_rows):
+    end_early(any_model)
+    seen, step = [], FastDecoder.step
+
+    def watched(self, waves):
+        seen.append(({wave.own.length for wave in waves}, sum(wave.rows.alive for wave in waves)))
+        return step(self, waves)
+
+    monkeypatch.setattr(fast_decoder, "REFILL", {})
+    monkeypatch.setattr(FastDecoder, "step", watched)
+    requests = requests_for(any_model, n=3, limit=40)
+    for request, rows in zip(requests, draw(any_model, requests, max_rows), strict=True):
+        assert [row.tokens for row in rows] == [by_generate(any_model, request.prompt_ids, 40)] * 3
+    assert max(len(ages) for ages, _ in seen) > 1, "no row began while others went on"
+    assert max(alive for _, alive in seen) == max_rows
 
 
 def test_sampling_through_generate_equals_the_fast_decoder(any_model, monkeypatch):
