@@ -86,7 +86,8 @@ def _turned_product(a_RM: torch.Tensor, b_RN: torch.Tensor) -> torch.Tensor:
     """(M, N) sum over the rows. The narrower side goes first: that one is copied."""
     if a_RM.shape[1] <= b_RN.shape[1]:
         return linear(a_RM.t(), b_RN.t())
-    return linear(b_RN.t(), a_RM.t()).t()
+    # Laid out as torch lays out a weight's gradient: there are those who flatten it.
+    return linear(b_RN.t(), a_RM.t()).t().contiguous()
 
 
 def steady(count: int) -> int:
