@@ -70,14 +70,14 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
+        given_x, weight = ctx.saved_tensors
         # What is spread out from fewer numbers, as the gradient of a sum, oneDNN takes seconds to prepare for.
-        x, grad = x.contiguous(), grad.contiguous()
+        x, grad = given_x.contiguous(), grad.contiguous()
         for_x, for_weight, for_bias = ctx.needs_input_grad
         x_RI, grad_RO = x.reshape(-1, x.shape[-1]), grad.reshape(-1, grad.shape[-1])
         return (
-            linear(grad, weight.t()) if for_x else None,
-            _turned_product(grad_RO, x_RI) if for_weight else None,
+            _laid_out_as(given_x, linear(grad, weight.t())) if for_x else None,
+            _laid_out_as(weight, _turned_product(grad_RO, x_RI)) if for_weight else None,
             grad_RO.sum(0) if for_bias else None,
         )
 
@@ -86,8 +86,13 @@ def _turned_product(a_RM: torch.Tensor, b_RN: torch.Tensor) -> torch.Tensor:
     """(M, N) sum over the rows. The narrower side goes first: that one is copied."""
     if a_RM.shape[1] <= b_RN.shape[1]:
         return linear(a_RM.t(), b_RN.t())
-    # Laid out as torch lays out a weight's gradient: there are those who flatten it.
-    return linear(b_RN.t(), a_RM.t()).t().contiguous()
+    return linear(b_RN.t(), a_RM.t()).t()
+
+
+def _laid_out_as(given: torch.Tensor, grad: torch.Tensor) -> torch.Tensor:
+    """As torch does, for there are those who flatten a gradient."""
+    turned = given.ndim == 2 and not given.is_contiguous()  # noqa: PLR2004 - a matrix
+    return grad.t().contiguous().t() if turned else grad.contiguous()
 
 
 def steady(count: int) -> int:

@@ -50,13 +50,15 @@ def test_products_and_gradients_are_those_of_torch(through_onednn, shape, output
 
 
 @needs_onednn
-def test_gradients_of_gradients_are_those_of_torch(through_onednn):
+@pytest.mark.parametrize("outputs", [9, 14])
+def test_gradients_of_gradients_are_those_of_torch(through_onednn, outputs):
     def twice(product):
-        x, weight, _ = layer_inputs(20, 12, outputs=9, bias=False)
+        x, weight, _ = layer_inputs(20, 12, outputs=outputs, bias=False)
         [slope] = torch.autograd.grad(product(x, weight).tanh().sum(), weight, create_graph=True)
         return torch.autograd.grad(slope.pow(2).sum(), (x, weight))
 
     for a, b in zip(twice(linear), twice(plain), strict=True):
+        assert a.stride() == b.stride()
         torch.testing.assert_close(a, b, **CLOSE)
     assert len(through_onednn) > 3
 
