@@ -23,7 +23,7 @@ from transformers import (
 from harness import Completion, Pair, Problem, TrainingData
 from harness.builtin.causal_lm import CausalLM
 from harness.builtin.devices import Cpu
-from harness.toolbox import Rollouts, batching, collate, judges
+from harness.toolbox import Rollouts, batching, collate, judges, products
 
 # A suite started in the background inherits an ignored SIGINT, and so would every program that it interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -190,3 +190,14 @@ def favour(monkeypatch):
         monkeypatch.setattr(judges, "completion_logits", louder)
 
     return go
+
+
+@pytest.fixture(params=["as it comes", "all by oneDNN"])
+def either_product(request, monkeypatch):
+    """As it comes, where nearly all products of small models are torch's; and all by oneDNN, batches filled up."""
+    if request.param == "all by oneDNN":
+        if not products.available():
+            pytest.skip("torch has no oneDNN here, or the processor no AVX-512")
+        monkeypatch.setattr(products, "SMALLEST", 1)
+        monkeypatch.setattr(products, "FEWEST_ROWS", 1)
+        monkeypatch.setattr(products, "FEWEST_STEADY", 16)

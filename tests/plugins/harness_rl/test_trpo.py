@@ -87,6 +87,7 @@ def test_means_are_over_tokens_and_each_has_its_rows_advantage(tiny_model, rows)
     torch.testing.assert_close(by_row, logprobs)
 
 
+@pytest.mark.usefixtures("either_product")
 def test_where_the_policy_stands_the_kl_and_its_gradient_are_0(tiny_model, rows):
     weights = TRPO().unfreeze(tiny_model)
     new = read(tiny_model, rows)
@@ -118,6 +119,7 @@ def test_f_is_the_hessian_of_the_kl_over_the_whole_vocabulary(any_model):
     assert vector @ found > 0
 
 
+@pytest.mark.usefixtures("either_product")
 def test_f_reaches_through_attention(tiny_model, rows):
     """Its fused kernel cannot be differentiated twice; F must be symmetric in the first layer's weights as well."""
     weights = [layer.weight for layer in linear_layers(tiny_model).values()]
@@ -130,6 +132,7 @@ def test_f_reaches_through_attention(tiny_model, rows):
 # -- the step
 
 
+@pytest.mark.usefixtures("either_product")
 def test_a_step_climbs_within_its_region_and_moves_the_last_layers_alone(tiny_model, rows):
     before, method = frozen_copy(tiny_model), TRPO(linears=7, iterations=10)
     weights = method.unfreeze(tiny_model)
