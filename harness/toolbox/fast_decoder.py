@@ -21,10 +21,9 @@ from harness.toolbox.llama import Llama
 from harness.toolbox.products import fast_products, steady
 from harness.toolbox.queue import Queue
 
-BLOCK = 32
-"""Tokens by which the cache of the rows grows."""
-STRIDE = 16
-"""Own tokens are read in multiples of this: matrix products of fewer are several times slower on processors."""
+BLOCK = 16
+"""Tokens by which the cache of the rows grows, and all of it is read: a processor reads parts of it, or fewer tokens at
+a time, several times slower."""
 REFILL = {"cpu": 0.0}
 """Rows that wait begin once no more than this share of the places is taken; where it is not said, `DROP`. A processor
 gains nothing from full batches: its time grows with the rows, and rows of two ages are read one age after the other."""
@@ -74,8 +73,7 @@ class FastDecoder(Llama):
         own, prompt, bias = wave.own, wave.prompt, wave.bias
         own.write(index, k_AKE, v_AKE)
         q = (q_AHE * self.scale).view(A, K, Q, E)
-        own_k, own_v = own.read(index)  # (A, K, O, E)
-        own_scores = q @ own_k.transpose(-1, -2)
+        own_scores = q @ own.keys[index].transpose(-1, -2)
         own_scores[..., own.length + 1 :] = -torch.inf
         # Rows of one prompt side by side, so that its keys are read once for all of them: (G, K, N Q, E).
         spread = own.spread(q)
@@ -83,7 +81,7 @@ class FastDecoder(Llama):
         scores = scores if bias is None else scores + bias
         weights = torch.cat([scores, own_scores], -1).softmax(-1, dtype=torch.float32).to(q.dtype)
         P = scores.shape[-1]
-        from_own = weights[..., P:] @ own_v
+        from_own = weights[..., P:] @ own.values[index]
         from_prompt = own.gather(own.spread(weights[..., :P]) @ prompt.values[index], Q)
         return (from_own + from_prompt).reshape(A, -1)
 
@@ -146,11 +144,6 @@ class RowCache:
         """Put (A, K, E) keys and values of the newest token in their place."""
         self.keys[index][:, :, self.length] = k
         self.values[index][:, :, self.length] = v
-
-    def read(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """(A, K, O, E) keys and values, the newest token's included, with zeros up to a multiple of `STRIDE`."""
-        width = -(-(self.length + 1) // STRIDE) * STRIDE
-        return self.keys[index][:, :, :width], self.values[index][:, :, :width]
 
     def spread(self, x: torch.Tensor) -> torch.Tensor:
         """(A, K, Q, X) rows to (G, K, N Q, X), empty places are moot."""
