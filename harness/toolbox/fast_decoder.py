@@ -25,7 +25,7 @@ BLOCK = 16
 """Tokens by which the cache of the rows grows, and all of it is read: a processor reads parts of it, or fewer tokens at
 a time, several times slower."""
 REFILL = {"cpu": 0.0}
-"""Rows that wait begin once no more than this share of the places is taken; where it is not said, `DROP`. A processor
+"""Rows that wait begin once no more than this share of a full batch goes on; where it is not said, `DROP`. A processor
 gains nothing from full batches: its time grows with the rows, and rows of two ages are read one age after the other."""
 DROP = 0.7
 """Ended rows are dropped when no more than this share goes on: dropping copies the cache."""
@@ -216,9 +216,11 @@ def decode(module: nn.Module, queue: Queue) -> None:
 def _decode(decoder: FastDecoder, queue: Queue) -> None:
     refill = REFILL.get(decoder.cos.device.type, DROP)
     waves: list[Wave] = []
+    full = 0  # what there is room for, be it places or memory
     while True:
         alive = [wave.rows.alive for wave in waves]
-        if sum(alive) <= refill * queue.max_rows and (rows := queue.take(sum(alive))) is not None:
+        if sum(alive) <= refill * full and (rows := queue.take(sum(alive))) is not None:
+            full = sum(alive) + len(rows.rows)
             waves.append(Wave(decoder, rows))
             continue
         waves = [wave for wave, count in zip(waves, alive, strict=True) if count]

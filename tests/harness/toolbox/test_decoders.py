@@ -1,6 +1,7 @@
 """The fast decoder against `generate`, and the two decoders against each other."""
 
 import dataclasses
+import math
 from itertools import chain
 
 import pytest
@@ -9,8 +10,9 @@ from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel
 
 from harness.builtin.causal_lm import CausalLM
 from harness.builtin.devices import Cpu
-from harness.toolbox import SampleRequest, draw, fast_decoder, llama
+from harness.toolbox import SampleRequest, draw, fast_decoder, llama, queue
 from harness.toolbox.fast_decoder import FastDecoder
+from harness.toolbox.queue import Queue
 
 pytestmark = pytest.mark.usefixtures("either_product")
 
@@ -91,6 +93,23 @@ def test_rows_in_the_places_of_ended_ones_draw_what_generate_says(any_model, mon
         assert [row.tokens for row in rows] == [by_generate(any_model, request.prompt_ids, 40)] * 3
     assert max(len(ages) for ages, _ in seen) > 1, "no row began while others went on"
     assert max(alive for _, alive in seen) == max_rows
+
+
+def test_where_memory_is_short_rows_do_not_begin_one_by_one(tiny_model, monkeypatch):
+    end_early(tiny_model)
+    requests = requests_for(tiny_model, n=8, limit=40)
+    size, longest = tiny_model.size, max(len(request.prompt_ids) for request in requests) + 40
+    taken, take = [], Queue.take
+    monkeypatch.setattr(fast_decoder, "REFILL", {})
+    monkeypatch.setattr(queue, "CACHE_BYTES", 10 * longest * 2 * size.layers * size.width * 4)
+    monkeypatch.setattr(Queue, "take", lambda self, alive=0: taken.append((take(self, alive), alive)) or taken[-1][0])
+    draw(tiny_model, requests)
+    began = [(len(rows.rows), alive) for rows, alive in taken if rows is not None]
+    assert max(alive for _, alive in began) > 0, "no row began while others went on"
+    full = math.inf
+    for count, alive in began:
+        assert alive <= fast_decoder.DROP * full
+        full = alive + count
 
 
 def test_sampling_through_generate_equals_the_fast_decoder(any_model, monkeypatch):
