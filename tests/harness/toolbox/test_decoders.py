@@ -80,7 +80,12 @@ def test_rows_of_a_prompt_that_end_one_by_one_leave_the_others_what_generate_say
 @pytest.mark.parametrize("max_rows", [7, 2])
 def test_rows_in_the_places_of_ended_ones_draw_what_generate_says(any_model, monkeypatch, max_rows):
     end_early(any_model)
-    seen, step = [], FastDecoder.step
+    seen, step, taken, take = [], FastDecoder.step, [], Queue.take
+
+    def watched_take(self, alive=0):
+        if (rows := take(self, alive)) is not None:
+            taken.append(len(seen))
+        return rows
 
     def watched(self, waves):
         seen.append(({wave.own.length for wave in waves}, sum(wave.rows.alive for wave in waves)))
@@ -88,11 +93,14 @@ def test_rows_in_the_places_of_ended_ones_draw_what_generate_says(any_model, mon
 
     monkeypatch.setattr(fast_decoder, "REFILL", {})
     monkeypatch.setattr(FastDecoder, "step", watched)
+    monkeypatch.setattr(Queue, "take", watched_take)
     requests = requests_for(any_model, n=3, limit=40)
     for request, rows in zip(requests, draw(any_model, requests, max_rows), strict=True):
         assert [row.tokens for row in rows] == [by_generate(any_model, request.prompt_ids, 40)] * 3
     assert max(len(ages) for ages, _ in seen) > 1, "no row began while others went on"
     assert max(alive for _, alive in seen) == max_rows
+    waited = seen[: taken[-1]]
+    assert min(alive for _, alive in waited) > fast_decoder.DROP * max_rows, "places were left empty"
 
 
 def test_where_memory_is_short_rows_do_not_begin_one_by_one(tiny_model, monkeypatch):
