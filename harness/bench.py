@@ -18,6 +18,7 @@ from harness.samples import SharedSamples
 from harness.store import Store
 from harness.toolbox.exchange import Exchange
 from harness.toolbox.prefixes import remembered
+from harness.toolbox.reading import together
 from harness.toolbox.sampling import SampleRequest, charge, draw
 
 Progress = Callable[[dict[str, Any]], None]
@@ -148,14 +149,14 @@ class Desk:
         if self.scorer is None:
             msg = "this pipeline has no scorer"
             raise LookupError(msg)
-        results = []
 
-        def ask() -> None:
-            for run, prompt, completions in payloads:
-                with run.pays():
-                    results.append(self.scorer.score(self.judge, prompt, completions, run))
+        def ask(payload: tuple[Run, str, list[Completion]]) -> Any:
+            run, prompt, completions = payload
+            with run.pays():
+                return self.scorer.score(self.judge, prompt, completions, run)
 
-        self.score_s += timed(self.bench.device, ask)
+        results: list[Any] = []
+        self.score_s += timed(self.bench.device, lambda: results.extend(together(ask, payloads)))
         self.scored += sum(len(completions) for _, _, completions in payloads)
         return results
 

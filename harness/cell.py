@@ -15,7 +15,8 @@ from typing import Any
 from harness.bench import Bench, Desk, Progress, timed
 from harness.builtin.devices import arithmetic_for
 from harness.contracts import VIEWS, Answer, Model, Problem, TrainingData
-from harness.meter import DivergedError, Run, uncounted
+from harness.meter import DivergedError, Run
+from harness.paying import uncounted
 from harness.plan import SCHEMA
 from harness.records import fact, heading, is_right, preparation_facts, training_facts
 from harness.rows import DataError

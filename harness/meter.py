@@ -7,7 +7,6 @@ gradients and 2 N_trainable for weight gradients, plus attention's 4 L d for eve
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import math
@@ -15,14 +14,12 @@ import random
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextvars import ContextVar
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from harness.contracts import Completion, Model, ModelSize, Prompt, Scores
-
-if TYPE_CHECKING:
-    import torch
+from harness.paying import paying, watch_passes
 
 T = TypeVar("T")
 
@@ -82,27 +79,6 @@ class Ledger:
 def forward_flops(size: ModelSize, tokens: int, attended: int) -> float:
     """FLOPs of a forward pass over `tokens` tokens in which `attended` (query, key) pairs meet."""
     return 2.0 * size.parameters * tokens + 4.0 * size.layers * size.width * attended
-
-
-_UNCOUNTED: ContextVar[bool] = ContextVar("uncounted", default=False)
-_PAYER: ContextVar[Run | None] = ContextVar("payer", default=None)
-
-
-@contextlib.contextmanager
-def uncounted() -> Iterator[None]:
-    """Inside, no run counts forward passes: for the sampler, which serves many runs at once and charges by itself."""
-    token = _UNCOUNTED.set(True)
-    try:
-        yield
-    finally:
-        _UNCOUNTED.reset(token)
-
-
-def book_rows(shortened: int, dropped: int) -> None:
-    """Book rows of a batch that did not fit the context on the run that `pays`, where one does."""
-    if (run := _PAYER.get()) is not None:
-        run.ledger.shortened_rows += shortened
-        run.ledger.dropped_rows += dropped
 
 
 Submit = Callable[[str, Any], Any]
@@ -206,49 +182,28 @@ class Run:
 
     def watch(self, model: Model) -> None:
         """Count every forward pass of `model` from now on, copies of it included, on this run or on who `pays`."""
-        other = self.is_other(model)
+        self._handles.append(watch_passes(model, self, other=self.is_other(model)))
 
-        def count(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            if not _UNCOUNTED.get():
-                trainable = sum(p.numel() for p in module.parameters() if p.requires_grad)
-                if model.adapter is not None:
-                    trainable += sum(p.numel() for p in model.adapter.parameters() if p.requires_grad)
-                (_PAYER.get() or self).count_forward(model.size, trainable, args, kwargs, output, other=other)
+    def book_pass(self, size: ModelSize, lengths: Sequence[int], trainable: int | None, *, other: bool = False) -> None:
+        """Book a forward pass over rows of so many tokens.
 
-        self._handles.append(model.module.register_forward_hook(count, with_kwargs=True))
-
-    def count_forward(
-        self,
-        size: ModelSize,
-        trainable: int,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        output: Any,
-        *,
-        other: bool = False,
-    ) -> None:
-        """Book one forward pass: trained where its output has a gradient, scored otherwise."""
-        ids = kwargs.get("input_ids", args[0] if args else None)
-        if ids is None:
-            ids = kwargs["inputs_embeds"][..., 0]
-        mask = kwargs.get("attention_mask")
-        lengths = mask.sum(-1) if mask is not None else ids.new_full((ids.shape[0],), ids.shape[1])
-        tokens, attended = int(lengths.sum()), int((lengths * lengths).sum())
-        forward = forward_flops(size, tokens, attended)
-        tensor = output[0] if isinstance(output, tuple | list) else next(iter(output.values()))
-        if tensor.requires_grad:
-            self.charge("trained", tokens, flops=2 * forward + 2.0 * trainable * tokens, calls=1, other=other)
-        else:
+        trainable: the weights that it trains; None where its output has no gradient.
+        """
+        tokens = sum(lengths)
+        forward = forward_flops(size, tokens, sum(length * length for length in lengths))
+        if trainable is None:
             self.charge("scored", tokens, flops=forward, calls=1, other=other)
+        else:
+            self.charge("trained", tokens, flops=2 * forward + 2.0 * trainable * tokens, calls=1, other=other)
 
-    @contextlib.contextmanager
-    def pays(self) -> Iterator[None]:
+    def pays(self) -> AbstractContextManager[None]:
         """Inside, forward passes of watched models and rows that do not fit are booked on this run, whoever watches."""
-        token = _PAYER.set(self)
-        try:
-            yield
-        finally:
-            _PAYER.reset(token)
+        return paying(self)
+
+    def book_rows(self, shortened: int, dropped: int) -> None:
+        """Book rows of a batch that did not fit the context."""
+        self.ledger.shortened_rows += shortened
+        self.ledger.dropped_rows += dropped
 
     def close(self) -> None:
         """Stop watching."""

@@ -17,7 +17,7 @@ import psutil
 
 from harness.contracts import Device, DeviceSpec, Model, ModelSize
 from harness.hookspecs import hookimpl
-from harness.meter import uncounted
+from harness.paying import uncounted
 
 if TYPE_CHECKING:
     import torch

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from harness.contracts import Model, Prompt
-from harness.meter import book_rows
+from harness.paying import book_rows
 
 TokenPair = tuple[Sequence[int], Sequence[int]]
 """(prompt ids, completion ids with their `eos`)"""

@@ -8,16 +8,19 @@ Shapes: R rows of the batch, A of them still in it, T tokens of the longest, V w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from harness.contracts import Completion, FinishReason
+from harness.toolbox.pieces import Pieces
 
 TAIL = 4
 """Tokens looked at beyond a stop string's length: a decoder may treat the first token of a text differently."""
+BROKEN = "\N{REPLACEMENT CHARACTER}"
+"""What a part of a character is decoded to."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +43,8 @@ def uniforms(seed: int, count: int) -> np.ndarray[tuple[int], np.dtype[np.float3
 class Rows:
     """The rows of one batch in lockstep: token t of every row is chosen in the same step."""
 
-    def __init__(
-        self, rows: Sequence[Row], eos: int, device: torch.device, decode: Callable[[Sequence[int]], str]
-    ) -> None:
-        self.rows, self.eos, self.decode = rows, eos, decode
+    def __init__(self, rows: Sequence[Row], eos: int, device: torch.device, pieces: Pieces) -> None:
+        self.rows, self.eos, self.pieces = rows, eos, pieces
         width = max(row.limit for row in rows)
         self.tokens_TR = torch.zeros(width, len(rows), dtype=torch.long, device=device)
         self.logprobs_TR = torch.zeros(width, len(rows), device=device)
@@ -55,7 +56,6 @@ class Rows:
         self.uniform_TR = torch.from_numpy(drawn).to(device)
         self.limit_R = torch.tensor([row.limit for row in rows], device=device)
         self.heat_R = torch.tensor([row.temperature for row in rows], device=device)
-        self.stopped: set[int] = set()
         self.step = 0
         self._set_active(torch.arange(len(rows), device=device))
 
@@ -102,18 +102,24 @@ class Rows:
         ended_A = tokens_A == self.eos
         if self.step >= self.shortest:
             ended_A = ended_A | (self.limit_A <= self.step)
-        for a, row in self.stoppable:
-            if row not in self.stopped and not self.done_A[a] and self._meets_stop(row):
-                self.stopped.add(row)
-                ended_A[a] = True
+        if self.stoppable:
+            newest, done = tokens_A.tolist(), self.done_A.tolist()
+            for a, row in self.stoppable:
+                if not done[a] and self._may_stop(row, newest[a]) and self._meets_stop(row):
+                    ended_A[a] = True
         newly_A = ended_A & ~self.done_A
         self.length_R[self.active_A[newly_A]] = self.step
         self.done_A |= ended_A
 
+    def _may_stop(self, row: int, token: int) -> bool:
+        """Whether a token can bring the last character of a stop string. A blank may be lost where it stands alone."""
+        piece = self.pieces[token]
+        return BROKEN in piece or any(word[-1] in piece or word[-1] == " " for word in self.rows[row].stop)
+
     def _meets_stop(self, row: int) -> bool:
         stop = self.rows[row].stop
         tail = max(map(len, stop)) + TAIL
-        text = self.decode(self.tokens_TR[max(0, self.step - tail) : self.step, row].tolist())
+        text = self.pieces.decode(self.tokens_TR[max(0, self.step - tail) : self.step, row].tolist())
         return any(word in text for word in stop)
 
     def compact(self, count: int) -> torch.Tensor:
@@ -138,7 +144,7 @@ class Rows:
 
     def _completion(self, row: int, tokens: tuple[int, ...], logprobs: tuple[float, ...]) -> Completion:
         ended = tokens[-1] == self.eos
-        text = self.decode(tokens[:-1] if ended else tokens)
+        text = self.pieces.decode(tokens[:-1] if ended else tokens)
         cuts = [place for word in self.rows[row].stop if (place := text.find(word)) >= 0]
         reason: FinishReason = "stop" if cuts else "eos" if ended else "length"
         return Completion(text[: min(cuts)] if cuts else text, tokens, logprobs, reason)

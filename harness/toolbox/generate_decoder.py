@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
-from harness.meter import uncounted
+from harness.paying import uncounted
 from harness.toolbox.choice import Rows
 from harness.toolbox.queue import Queue
 

@@ -5,15 +5,14 @@ Shapes: R rows, T tokens, K labelled tokens, V words.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - as everywhere in torch
 
 from harness.contracts import Model
-from harness.toolbox import llama
 from harness.toolbox.batching import Sequences, TokenPair, collate, length_groups
+from harness.toolbox.reading import read
 
 
 def completion_logits(model: Model, sequences: Sequences) -> tuple[torch.Tensor, torch.Tensor]:
@@ -23,33 +22,12 @@ def completion_logits(model: Model, sequences: Sequences) -> tuple[torch.Tensor,
     """
     mask_RT = sequences.completion_mask
     before_RT = mask_RT.roll(-1, 1)  # the first token of a row is never learnt, so none wraps around
-    return _read(model, sequences, before_RT, words=True), sequences.input_ids[mask_RT]
+    return read(model, sequences, before_RT, words=True), sequences.input_ids[mask_RT]
 
 
 def hidden_states(model: Model, sequences: Sequences, chosen_RT: torch.Tensor) -> torch.Tensor:
     """(K, D) output of the last layer, normed as the words' head reads it, at the chosen tokens, row after row."""
-    return _read(model, sequences, chosen_RT, words=False)
-
-
-def _read(model: Model, sequences: Sequences, chosen_RT: torch.Tensor, *, words: bool) -> torch.Tensor:
-    inputs = {
-        "input_ids": sequences.input_ids,
-        "attention_mask": sequences.attention_mask,
-        "position_ids": sequences.position_ids,
-    }
-    if llama.supports(model.module) and next(model.parameters()).dtype is torch.float32:
-        return llama.read(model.module, inputs, chosen_RT, words=words)
-    if not words:
-        states = model.module(**inputs, output_hidden_states=True, use_cache=False).hidden_states
-        chosen_KD: torch.Tensor = states[-1][chosen_RT]
-        return chosen_KD
-    # Logits are asked for only from the first chosen column on, where the model knows how to leave the others out.
-    first = int(chosen_RT.any(0).long().argmax())
-    knows = "logits_to_keep" in inspect.signature(model.module.forward).parameters
-    keep = chosen_RT.shape[1] - first
-    logits_RTV = model.module(**inputs, use_cache=False, **({"logits_to_keep": keep} if knows else {})).logits
-    chosen_KV: torch.Tensor = logits_RTV[:, -keep:][chosen_RT[:, first:]]
-    return chosen_KV
+    return read(model, sequences, chosen_RT, words=False)
 
 
 def token_logprobs(model: Model, sequences: Sequences, temperature: float = 1.0) -> torch.Tensor:

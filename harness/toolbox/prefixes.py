@@ -11,7 +11,7 @@ heads, E head width.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
@@ -76,6 +76,11 @@ class Tree:
         self.layers = grown
 
 
+def state_of(weights: Iterable[torch.Tensor]) -> tuple[tuple[int, int], ...]:
+    """What the weights are now: their storage, and how often each was written."""
+    return tuple((weight.data_ptr(), weight._version) for weight in weights)  # noqa: SLF001 - torch has no other
+
+
 @dataclass
 class Memory:
     """The trees of all weights that were read with."""
@@ -84,7 +89,7 @@ class Memory:
 
     def tree(self, weights: Sequence[torch.Tensor], layers: int, width: int) -> Tree:
         """That of these weights; a token of it takes keys and values of `width` numbers in each layer."""
-        known = tuple((weight.data_ptr(), weight._version) for weight in weights)  # noqa: SLF001 - torch has no other
+        known = state_of(weights)
         if known not in self.trees:
             self.trees[known] = Tree([weight.detach() for weight in weights])
             self.trees[known].most = MOST_BYTES // (2 * BLOCK * layers * width * weights[0].itemsize)

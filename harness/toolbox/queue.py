@@ -8,6 +8,7 @@ import torch
 
 from harness.contracts import Completion, Model
 from harness.toolbox.choice import Row, Rows
+from harness.toolbox.pieces import Pieces
 
 CACHE_BYTES = 2 << 30
 """Most memory that the keys and values of one batch may take."""
@@ -28,7 +29,7 @@ class Queue:
         size = self._fitting(some, alive)
         if not size:
             return None
-        rows = Rows(some[:size], self.model.eos, torch.device(self.model.device.name), self.model.decode)
+        rows = Rows(some[:size], self.model.eos, torch.device(self.model.device.name), Pieces.of(self.model))
         self.next += size
         self.taken.append(rows)
         return rows

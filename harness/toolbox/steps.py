@@ -6,18 +6,13 @@ import re
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from itertools import accumulate
-from typing import Any
-from weakref import WeakKeyDictionary
 
 from harness.contracts import Model
+from harness.toolbox.pieces import Pieces
 
 STEP = re.compile(r"\S.*?(?:[.!?](?=\s)|(?=\s*$))", re.MULTILINE)
 """A step: up to a full stop, or to the end of a line."""
 ANSWER = re.compile(r"^A:", re.MULTILINE)
-
-
-PIECES: WeakKeyDictionary[Any, dict[int, str]] = WeakKeyDictionary()
-"""By tokenizer: what each token alone is decoded to. Searches ask for the same few tokens all the time."""
 
 
 def prefixes(model: Model, tokens: Sequence[int]) -> Callable[[int], str]:
@@ -25,8 +20,7 @@ def prefixes(model: Model, tokens: Sequence[int]) -> Callable[[int], str]:
 
     Where the pieces side by side are the whole text, its parts are theirs; else, each prefix is decoded.
     """
-    text, known = model.decode(tokens), PIECES.setdefault(model.tokenizer, {})
-    known.update((token, model.decode([token])) for token in tokens if token not in known)
+    text, known = model.decode(tokens), Pieces.of(model)
     pieces = [known[token] for token in tokens]
     if "".join(pieces) != text:
         return lambda count: model.decode(tokens[:count])

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import torch
 
 from harness import Answer, BudgetSpentError, Completion, Model, Prompt, Run, hookimpl
-from harness.meter import uncounted
+from harness.paying import uncounted
 from harness.toolbox import SampleRequest, charge, check_fields
 
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from harness.contracts import Completion, ModelSize, Scores
-from harness.meter import DivergedError, Ledger, Run, derive_seed, forward_flops, uncounted
+from harness.meter import DivergedError, Ledger, Run, derive_seed, forward_flops
+from harness.paying import uncounted
 
 
 class FakeModel:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from harness.toolbox.choice import Row, Rows
+from harness.toolbox.pieces import Pieces
 
 EOS = 0
 BYTES = [b"", *(bytes([b]) for b in "é\n. aA:".encode())]
@@ -21,9 +22,8 @@ def spoken(pieces, tokens, *, strips):
 
 def length_drawn(pieces, tokens, stop, *, strips):
     """Of a row that is made to speak `tokens`."""
-    rows = Rows(
-        [Row((1,), 0, 0.0, len(tokens), stop)], EOS, torch.device("cpu"), lambda t: spoken(pieces, t, strips=strips)
-    )
+    speech = Pieces(lambda t: spoken(pieces, t, strips=strips))
+    rows = Rows([Row((1,), 0, 0.0, len(tokens), stop)], EOS, torch.device("cpu"), speech)
     for token in tokens:
         if rows.alive:
             rows.choose(torch.eye(len(pieces))[[token]])
@@ -46,7 +46,7 @@ def test_a_row_ends_with_the_token_that_completes_a_stop_string(pieces, stop, st
 
 def test_rows_that_ended_may_stay_and_change_nothing():
     """Of four rows the first and the third end; one of them stays, in its place, and is not alive again."""
-    rows = Rows([Row((1,), 0, 0.0, 5)] * 4, EOS, torch.device("cpu"), lambda tokens: "x" * len(tokens))
+    rows = Rows([Row((1,), 0, 0.0, 5)] * 4, EOS, torch.device("cpu"), Pieces(lambda tokens: "x" * len(tokens)))
     rows.choose(torch.eye(3)[[EOS, 1, EOS, 1]])
     assert rows.compact(3).tolist() == [0, 1, 3]
     assert rows.alive == 2
