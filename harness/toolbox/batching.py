@@ -22,6 +22,8 @@ MaskedRow = tuple[Sequence[int], Sequence[bool]]
 GROUP_TOKENS = {"cpu": 512}
 """Tokens a group. What a processor makes of more no longer fits into its cache, and of fewer, calls cost more than work
 (16 rows of 75 tokens: 83 ms in two groups, 96 in one; 8 of 50: 25 ms in one group, 34 in four)."""
+READ_TOKENS = {"cpu": 3072}
+"""Tokens that are read at once without a gradient, padding among them, and what is known from before."""
 
 
 @dataclass(frozen=True)
@@ -150,8 +152,13 @@ def whole_pairs(sequences: Sequences) -> Sequences | None:
 
 
 def group_tokens(device: torch.device) -> int:
-    """Tokens that suit one pass on a device."""
+    """Tokens that suit one pass with a gradient on a device."""
     return GROUP_TOKENS.get(device.type, 16_384)
+
+
+def read_tokens(device: torch.device) -> int:
+    """Tokens that suit one pass without a gradient on a device."""
+    return READ_TOKENS.get(device.type, 65_536)
 
 
 def length_groups(sequences: Sequences, groups: int | None = None) -> list[Sequences]:

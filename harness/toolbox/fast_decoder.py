@@ -15,7 +15,7 @@ from itertools import groupby
 import torch
 from torch import nn
 
-from harness.toolbox.batching import group_tokens
+from harness.toolbox.batching import read_tokens
 from harness.toolbox.choice import Rows
 from harness.toolbox.llama import Llama
 from harness.toolbox.products import fast_products, steady
@@ -42,7 +42,7 @@ class FastDecoder(Llama):
         columns = torch.arange(width, device=device).expand(ids.shape)
         real = columns < lengths_G[:, None]
         last, parts = [], [list[tuple[torch.Tensor, ...]]() for _ in self.layers]
-        for some in torch.split(torch.arange(len(prompts), device=device), max(1, group_tokens(device) // width)):
+        for some in torch.split(torch.arange(len(prompts), device=device), max(1, read_tokens(device) // width)):
             ends = columns[some] == lengths_G[some, None] - 1
             packed = self.pack(ids[some], real[some], columns[some], ends)
             last.append(self.read(packed, packed.numbers(ends), lambda layer, *kv: parts[layer].append(kv)))

@@ -19,7 +19,7 @@ import torch.nn.functional as F  # noqa: N812 - as everywhere in torch
 from harness.contracts import Model
 from harness.paying import Payer, Shares, paying, who_pays
 from harness.toolbox import llama
-from harness.toolbox.batching import Sequences
+from harness.toolbox.batching import Sequences, read_tokens
 from harness.toolbox.exchange import Exchange
 from harness.toolbox.prefixes import state_of
 
@@ -28,8 +28,6 @@ Value = TypeVar("Value")
 
 WIDTH = 64
 """Questions read for side by side."""
-TOKENS = {"cpu": 4096}
-"""Tokens a pass, padding and what is known from before among them: a processor gains nothing from more."""
 
 
 @dataclass(frozen=True)
@@ -104,8 +102,7 @@ def _batches(requests: Sequence[Request], places: Sequence[int]) -> Iterator[lis
     rows = 0
     for place in sorted(places, key=lambda place: requests[place].rows.input_ids.shape[1]):
         count, width = requests[place].rows.input_ids.shape
-        most = TOKENS.get(requests[place].rows.input_ids.device.type, 65_536)
-        if some and (rows + count) * width > most:
+        if some and (rows + count) * width > read_tokens(requests[place].chosen.device):
             yield some
             some, rows = [], 0
         some.append(place)
