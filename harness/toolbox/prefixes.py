@@ -4,8 +4,7 @@ A search asks of the same question again and again, and so does its scorer. Insi
 gradient is kept in blocks of tokens, each behind the block before it (a tree, as vLLM's prefix caching has it, Kwon et
 al. 2023, arXiv:2309.06180), and a row is read from its first unknown block on. Weights that change, or that stand in
 for others, are another tree: they are known by their storage and by how often they were written.
-Shapes: R rows, T tokens of the longest, U unread tokens of the row with most, N tokens to read; H heads, K key-value
-heads, E head width.
+Shapes: R rows, T tokens of the longest, N tokens to read in X stretches of C; H heads, K key-value heads, E head width.
 """
 
 from __future__ import annotations
@@ -24,6 +23,10 @@ BLOCK = 16
 """Tokens: fewer find more and cost more to find."""
 MOST_BYTES = 1 << 28
 """Of one model's tree. When it is full nothing new is kept: of what is asked in turns, the oldest is needed next."""
+STRETCHES = (16, 32, 64)
+"""Tokens of one row whose attention is looked up together, if they are not all."""
+COPY = 16
+"""Tokens whose attention takes as long as copying a row's keys and values."""
 Pair = tuple[torch.Tensor, torch.Tensor]
 """Keys and values."""
 
@@ -131,20 +134,28 @@ class Recalled:
         as_before = ((ids_RT[1:] == ids_RT[:-1]) & real_RT[1:] & real_RT[:-1]).cumprod(-1).bool() & unread_RT[:-1]
         new_RT = unread_RT.clone()
         new_RT[1:] &= ~as_before
-        self.longest = int(unread_RT.sum(-1).max())
-        """U"""
-        new_RT = fill(new_RT, (place_T >= known_R[:, None]) & (place_T < known_R[:, None] + self.longest))
+        new_RT = fill(new_RT)
         place_RT = torch.arange(self.rows * self.width, device=self.device).view(self.rows, self.width)
         reader_RT = torch.where(new_RT, place_RT, 0).cummax(0).values  # the last row above that reads it
         self.number = (new_RT.view(-1).cumsum(0) - 1)[reader_RT.view(-1)]
         """(R T,) which of the N tokens stands at each unread place."""
         self.unread = unread_RT.view(-1).nonzero()[:, 0]
         self.ids, self.positions = ids_RT[new_RT], place_T.expand_as(ids_RT)[new_RT]
-        row_R = torch.arange(self.rows, device=self.device)
-        self.slots = (place_T - known_R[:, None] + self.longest * row_R[:, None])[new_RT]
-        """(N,) where each stands in R x U."""
-        step_U = torch.arange(self.longest, device=self.device)
-        self.mask_R1UT = place_T <= (known_R[:, None] + step_U)[:, None, :, None]
+        self._ask(new_RT)
+
+    def _ask(self, new_RT: torch.Tensor) -> None:
+        """Lay what is read out for attention: in X stretches of at most C tokens, each of one row."""
+        count_R = new_RT.sum(-1)
+        self.stretch = _best_stretch(count_R)
+        stretches_R = -(-count_R // self.stretch)
+        self.row_X = torch.arange(self.rows, device=self.device).repeat_interleave(stretches_R)
+        row_N, first_R = new_RT.nonzero()[:, 0], (stretches_R.cumsum(0) - stretches_R) * self.stretch
+        rank_N = torch.arange(len(row_N), device=self.device) - (count_R.cumsum(0) - count_R)[row_N]
+        self.slots = first_R[row_N] + rank_N
+        """(N,) where each stands in X x C."""
+        place_S = self.positions.new_zeros(len(self.row_X) * self.stretch).index_copy_(0, self.slots, self.positions)
+        place_T = torch.arange(self.width, device=self.device)
+        self.mask_X1CT = place_T <= place_S.view(-1, 1, self.stretch, 1)
 
     def _look_up(self, ids_R: Sequence[Sequence[int]], lengths: Sequence[int], first: Sequence[int]) -> torch.Tensor:
         """(R,) tokens of each row that are known. Notes where they are kept, and what will be kept from now on."""
@@ -177,11 +188,18 @@ class Recalled:
 
     def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
         """(N, H E) of (N, H, E) queries to (R, H, T, E) keys and values."""
-        asked = q.new_zeros(self.rows * self.longest, *q.shape[1:])
-        asked.index_copy_(0, self.slots, q)
-        asked = asked.view(self.rows, self.longest, *q.shape[1:]).transpose(1, 2)
-        found = F.scaled_dot_product_attention(asked, k, v, attn_mask=self.mask_R1UT, scale=scale)
-        return found.transpose(1, 2).reshape(self.rows * self.longest, -1).index_select(0, self.slots)
+        asked = q.new_zeros(len(self.row_X) * self.stretch, *q.shape[1:]).index_copy_(0, self.slots, q)
+        asked = asked.view(-1, self.stretch, *q.shape[1:]).transpose(1, 2)
+        k, v = (x.index_select(0, self.row_X) for x in (k, v))
+        found = F.scaled_dot_product_attention(asked, k, v, attn_mask=self.mask_X1CT, scale=scale)
+        return found.transpose(1, 2).reshape(len(self.row_X) * self.stretch, -1).index_select(0, self.slots)
+
+
+def _best_stretch(count_R: torch.Tensor) -> int:
+    """Tokens a stretch: short ones hold less padding, but each has its row's keys and values copied."""
+    longest = int(count_R.max())
+    sizes = [size for size in STRETCHES if size < longest] + [longest]
+    return min(sizes, key=lambda size: int((-(-count_R // size)).sum()) * (size + COPY))
 
 
 def _places(blocks: Sequence[int]) -> torch.Tensor:
