@@ -8,11 +8,19 @@ import torch
 from harness.toolbox import SampleRequest, collate, draw, hidden_states, llama, prefixes, token_logprobs
 from harness.toolbox.prefixes import BLOCK, Tree, remembered
 
-pytestmark = pytest.mark.usefixtures("either_product")
+pytestmark = pytest.mark.usefixtures("either_product", "any_stretch")
 
 PROMPT = (1, *range(5, 42))  # two whole blocks, and six tokens of the third
 PART = 20  # in the second block
 OTHER = (*PROMPT[:PART], 50, *PROMPT[PART + 1 :])
+
+
+@pytest.fixture(params=[(), (3,)], ids=["as it comes", "short stretches"])
+def any_stretch(request, monkeypatch):
+    """Attention over stretches of what is read anew: those that suit small rows are whole rows."""
+    if request.param:
+        monkeypatch.setattr(prefixes, "STRETCHES", request.param)
+        monkeypatch.setattr(prefixes, "COPY", 0)
 
 
 @pytest.fixture
