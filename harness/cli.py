@@ -317,6 +317,54 @@ def summarise(record: Mapping[str, Any]) -> str:
 
 
 @main.command()
+@click.argument("first")
+@click.argument("second")
+@click.option("--out", type=click.Path(path_type=Path, exists=True, file_okay=False), default=Path("results"),
+              help="Where pipelines are: a results folder, or a folder that holds one.", show_default=True)  # fmt: skip
+@click.option("--fail-on", "limits", metavar="LIMITS",
+              help="Exit with 1 where these are not kept, like accuracy:-0.02,p50:1.2: the least difference, and the "
+                   "largest ratios.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def compare(first: str, second: str, out: Path, limits: str | None, as_json: bool) -> None:
+    """Compare SECOND with FIRST, problem by problem: two results folders, or two pipelines of one."""
+    from harness import comparison
+
+    kept = comparison.parse_limits(limits) if limits else {}
+    if Path(first).is_dir() != Path(second).is_dir():
+        message = f"{first} and {second}: give two results folders, or two pipelines as the board names them"
+        raise ConfigError(message)
+    metrics = registry().specs("metrics")
+    if Path(first).is_dir():
+        found, notes = comparison.compare_folders(Path(first), Path(second), metrics)
+    else:
+        found, notes = [comparison.compare_pipelines(the_folder(out), first, second, metrics)], []
+    missed = comparison.shortfalls(found, kept)
+    if as_json:
+        rows = [dataclasses.asdict(each) for each in found]
+        click.echo(json.dumps({"comparisons": rows, "left_out": notes, "missed": missed}, indent=1))
+    else:
+        rows = [comparison.described(each) for each in found]
+        show_table(rows, list(rows[0]))
+        for each in found if len(found) == 1 else ():
+            click.echo(f"fixed: {', '.join(each.fixed) or 'none'}\nbroken: {', '.join(each.broken) or 'none'}")
+        click.echo("".join(f"{note}\n" for note in notes), nl=False)
+    for line in missed:
+        click.echo(f"harness: {line}", err=True)
+    sys.exit(EXIT_FAILED if missed else 0)
+
+
+def the_folder(out: Path) -> Path:
+    """The one results folder that is meant."""
+    found = [
+        path.parent for path in ([out / "board.json"] if (out / "board.json").is_file() else out.glob("*/board.json"))
+    ]
+    if len(found) != 1:
+        message = f"{out} holds {len(found)} results folders: name one by --out"
+        raise ConfigError(message)
+    return found[0]
+
+
+@main.command()
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
 def boards(folder: Path) -> None:
     """Make the boards of a results folder again, from its facts alone."""
