@@ -1,7 +1,7 @@
 """The command `harness`: options in, messages and exit codes out; what it does lives in the layers below.
 
-Exit codes: 0 all well, 1 some cell failed or something could not be written, 2 interrupted, 3 internal error,
-4 usage, 5 nothing selected.
+Exit codes: 0 all well, 1 some cell failed, a limit was not kept or something could not be written, 2 interrupted,
+3 internal error, 4 usage, 5 nothing selected.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -276,6 +276,8 @@ def show_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Non
 @click.option("--json", "as_json", is_flag=True, help="Print the records as JSON.")
 def show(cell: str, out: Path, as_json: bool) -> None:
     """Show the facts of a cell: CELL is a pipeline as the board names it, or the beginning of a key."""
+    from harness.inspection import matching, summarise
+
     records = list(matching(cell, out))
     if not records:
         fail(f"no cell {cell!r} under {out}: pipelines are named as on the board", EXIT_USAGE)
@@ -284,36 +286,6 @@ def show(cell: str, out: Path, as_json: bool) -> None:
         return
     for record in records:
         click.echo(summarise(record))
-
-
-def matching(cell: str, out: Path) -> Iterator[dict[str, Any]]:
-    """Records and failed attempts of a cell in all results folders under `out`."""
-    from harness.store import Store
-
-    for folder in sorted({path.parent for path in [*out.glob("board.json"), *out.glob("*/board.json")]}):
-        store = Store(folder)
-        failed = [store.attempts(key)[-1] for key in store.attempted()]
-        for record in [*store.records("answers"), *store.records("timing"), *failed]:
-            if record["key"].startswith(cell) or record["spec"].get("pipeline") == cell:
-                yield record
-
-
-def summarise(record: Mapping[str, Any]) -> str:
-    """A record in a few lines."""
-    spec = record["spec"]
-    lines = [f"{spec.get('pipeline', spec.get('method'))}  seed {spec['seed']}  {record['kind']}: {record['status']}"]
-    lines.append(f"  key {record['key'][:16]}  model {spec['model']}  dataset {spec['dataset']}")
-    if record.get("reason"):
-        lines.append(f"  reason: {record['reason']}")
-    if record.get("log"):
-        lines += [f"  | {line}" for line in record["log"].splitlines()[-15:]]
-    if record["kind"] == "answers" and "answers" in record:
-        answers = record["answers"]
-        lines.append(f"  {sum(a['correct'] for a in answers)} of {len(answers)} right, {record['seconds']:.1f} s")
-        lines += [f"  {t['role']}: {t['method']} in {t['seconds']:.1f} s" for t in record["training"]]
-        lines += [f"  {name}: {config}" for name, config in spec["config"].items()]
-        lines += [f"  {a['id']} {'right' if a['correct'] else 'wrong'}: {a['text']!r}" for a in answers[:3]]
-    return "\n".join(lines)
 
 
 @main.command()
@@ -328,6 +300,7 @@ def summarise(record: Mapping[str, Any]) -> str:
 def compare(first: str, second: str, out: Path, limits: str | None, as_json: bool) -> None:
     """Compare SECOND with FIRST, problem by problem: two results folders, or two pipelines of one."""
     from harness import comparison
+    from harness.inspection import the_folder
 
     kept = comparison.parse_limits(limits) if limits else {}
     if Path(first).is_dir() != Path(second).is_dir():
@@ -351,17 +324,6 @@ def compare(first: str, second: str, out: Path, limits: str | None, as_json: boo
     for line in missed:
         click.echo(f"harness: {line}", err=True)
     sys.exit(EXIT_FAILED if missed else 0)
-
-
-def the_folder(out: Path) -> Path:
-    """The one results folder that is meant."""
-    found = [
-        path.parent for path in ([out / "board.json"] if (out / "board.json").is_file() else out.glob("*/board.json"))
-    ]
-    if len(found) != 1:
-        message = f"{out} holds {len(found)} results folders: name one by --out"
-        raise ConfigError(message)
-    return found[0]
 
 
 @main.command()

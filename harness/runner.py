@@ -162,10 +162,14 @@ def runnable(todo: Sequence[PlannedJob], poisoned: Iterable[str]) -> list[Planne
 
 
 def urgency(job: PlannedJob) -> tuple[int, int]:
-    """Stages first, as others wait for them; then answers, the largest draw first, so that the rest find theirs."""
-    kinds = ("stage", "answers", "timing")
-    samples = job.spec["method"]["config"].get("samples", 0)
-    return kinds.index(job.kind), -samples if job.kind == "answers" else 0
+    """Stages first, as others wait for them; then answers, the widest first.
+
+    Their samples serve the others, and what is short fills the end, where one worker waits for the other's last job.
+    """
+    kinds, width = ("stage", "answers", "timing"), 0
+    if job.kind == "answers" and (scales := job.spec["row"]["scales"]):
+        width = job.spec["method"]["config"][scales]
+    return kinds.index(job.kind), -width
 
 
 def make_executor(config: RunConfig, store: Store, reporter: Reporter) -> Executor:
