@@ -161,16 +161,11 @@ def runnable(todo: Sequence[PlannedJob], poisoned: Iterable[str]) -> list[Planne
     return left
 
 
-def urgency(job: PlannedJob) -> tuple[int, int, int]:
-    """Stages first, as others wait for them; then answers, the largest draw first, so that the rest find theirs.
-
-    Then the widest searches: what is short fills the end, where one worker waits for the other's last job.
-    """
-    kinds, samples, width = ("stage", "answers", "timing"), 0, 0
-    if job.kind == "answers":
-        config, scales = job.spec["method"]["config"], job.spec["row"]["scales"]
-        samples, width = config.get("samples", 0), config[scales] if scales else 0
-    return kinds.index(job.kind), -samples, -width
+def urgency(job: PlannedJob) -> tuple[int, int]:
+    """Stages first, as others wait for them; then answers, the largest draw first, so that the rest find theirs."""
+    kinds = ("stage", "answers", "timing")
+    samples = job.spec["method"]["config"].get("samples", 0)
+    return kinds.index(job.kind), -samples if job.kind == "answers" else 0
 
 
 def make_executor(config: RunConfig, store: Store, reporter: Reporter) -> Executor:

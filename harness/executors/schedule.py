@@ -19,8 +19,6 @@ class Schedule:
         self._waiting: dict[str, Job] = {}
         self._running: dict[str, Job] = {}
         self._done: dict[str, Status] = {}
-        self._begun: set[str] = set()
-        """Groups of which a job has ended: their common work is done."""
 
     def add(self, job: Job) -> None:
         """Queue a job.
@@ -49,9 +47,9 @@ class Schedule:
             return None
         ready = [job for job in self._waiting.values() if all(self._done.get(key) == "ok" for key in job.after)]
         shared = [job for job in ready if not job.exclusive]
-        busy = {job.group for job in self._running.values()} - {""} - self._begun
+        busy = {job.group for job in self._running.values()} - {""}
         if shared:
-            # A group that begins elsewhere is second choice: its common work will be there when that job ends.
+            # A group that runs elsewhere is second choice: its common work may be there when the other job ends.
             chosen = next((job for job in shared if job.group not in busy), shared[0])
         elif ready and exclusive and not self._running:
             chosen = ready[0]
@@ -62,8 +60,7 @@ class Schedule:
 
     def finish(self, key: str, status: Status) -> None:
         """Book how a running or waiting job ended."""
-        if (ran := self._running.pop(key, None)) is not None:
-            self._begun.add(ran.group)
+        self._running.pop(key, None)
         self._waiting.pop(key, None)
         self._done[key] = status
 

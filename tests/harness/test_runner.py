@@ -11,10 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from harness import registry as registries
 from harness.config import RunConfig
-from harness.plan import Plan, PlannedJob, make_plan
-from harness.runner import missing, register_cells, runnable, urgency
+from harness.plan import Plan, PlannedJob
+from harness.runner import missing, register_cells, runnable
 from harness.store import Store
 
 SMALL = ("-m", "sft", "-m", "base + cot-prompting", "--limit", "4", "--train-tokens", "1500", "--seeds", "0,1")
@@ -253,14 +252,6 @@ def test_only_what_is_missing_and_needed_is_done(tmp_path):
 def test_what_needs_a_poisoned_job_is_not_run():
     jobs = [job("stage", "aa"), job("answers", "bb", ("aa",)), job("answers", "cc")]
     assert [j.key for j in runnable(jobs, {"aa"})] == ["cc"]
-
-
-def test_what_draws_much_is_answered_first_and_greedy_rows_fill_the_end(tmp_path):
-    config = RunConfig(pipelines=("base", "cot-sft + decode-beam", "cot-sft + oracle", "cot-sft"), out=tmp_path)
-    jobs = sorted(make_plan(config, registries.load(), "cpu").jobs, key=urgency)
-    assert [job.kind for job in jobs] == ["stage"] + ["answers"] * 4 + ["timing"] * 4
-    rows = [job.spec["row"]["pipeline"] for job in jobs if job.kind == "answers"]
-    assert rows == ["cot-sft + oracle", "cot-sft + decode-beam", "base", "cot-sft"]
 
 
 def test_a_folder_collects_runs_of_one_setting_and_starts_anew_with_another(tmp_path):

@@ -59,16 +59,6 @@ def test_circles_end(after):
     assert [job.key for job, _ in schedule.hopeless()] == ["a", "b"]
 
 
-def test_a_group_is_like_any_other_once_a_job_of_it_has_ended():
-    """What its jobs have in common is there by then."""
-    schedule = Schedule()
-    for job in [Job("a1", {}, group="a"), Job("a2", {}, group="a"), Job("a3", {}, group="a"), Job("b", {}, group="b")]:
-        schedule.add(job)
-    assert [schedule.next().key, schedule.next().key] == ["a1", "b"]
-    schedule.finish("a1", "ok")
-    assert [schedule.next().key, schedule.next().key] == ["a2", "a3"]
-
-
 def test_another_group_is_preferred_to_one_that_runs():
     jobs = [Job("a1", {}, group="a"), Job("a2", {}, group="a"), Job("b", {}, group="b"), Job("x", {}), Job("y", {})]
     assert keys(schedule_of(*jobs)) == ["a1", "b", "x", "y", "a2"]
