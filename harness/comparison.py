@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -194,8 +195,10 @@ def parse_limits(text: str) -> dict[str, float]:
         try:
             limits[name] = float(number)
         except ValueError:
+            limits[name] = math.nan
+        if not math.isfinite(limits[name]):  # nothing would ever be beyond it
             msg = f"--fail-on {part.strip()!r}: expected NAME:NUMBER, like accuracy:-0.02 or p50:1.2"
-            raise ConfigError(msg) from None
+            raise ConfigError(msg)
         if name != "accuracy" and name not in RATIOS:
             msg = f"--fail-on knows no {name!r}, but accuracy, {', '.join(RATIOS)}"
             raise ConfigError(msg)

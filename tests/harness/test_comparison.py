@@ -114,7 +114,9 @@ def test_limits_are_kept_or_not_by_the_estimate(world):
     assert line == "sft beside greedy: p50 was not measured on both sides"
 
 
-@pytest.mark.parametrize("text", ["accuracy", "accuracy:", "accuracy:x", "speed:2", "", "p50:1.2,"])
+@pytest.mark.parametrize(
+    "text", ["accuracy", "accuracy:", "accuracy:x", "p50:nan", "p50:inf", "speed:2", "", "p50:1.2,"]
+)
 def test_limits_that_make_no_sense_are_refused(text):
     with pytest.raises(ConfigError, match="--fail-on"):
         parse_limits(text)
